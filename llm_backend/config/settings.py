@@ -1,0 +1,173 @@
+"""The settings: flags, environment, `.env` and `config/gateway.yaml`, in this order of weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from llm_backend.config.base import (
+    Count,
+    Flag,
+    Located,
+    ModelId,
+    Name,
+    Seconds,
+    Sha256,
+    Strict,
+    Text,
+    Whole,
+)
+
+Scope = Literal["infer", "admin"]
+
+HostName = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?)$"),
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "a host name or address, without scheme, port or wildcard"
+        }
+    ),
+]
+WebOrigin = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[^/\s*]+$"),
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "an origin such as http://localhost:3000 (no path, no final /)"
+        }
+    ),
+]
+RedisUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^(rediss?|unix)://\S+$"),
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "an address such as redis://localhost:6379/0",
+            "writeOnly": True,
+        }
+    ),
+]
+
+
+class ServerSettings(Strict):
+    """Where the gateway listens and whom it answers."""
+
+    host: Text = "127.0.0.1"
+    """Address to listen on. Beyond loopback a key with the scope `infer` is demanded."""
+    port: Annotated[Whole, Field(ge=0, le=65_535)] = 7000
+    """Port to listen on; 0 takes a free one."""
+    published_host: Text | None = None
+    """The address under which the port is reachable from outside, where a container hides it."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Hosts to answer for (the Host header) besides the loopback names."""
+    cors_origins: tuple[WebOrigin, ...] = ()
+    """Web pages of these origins may call the API from a browser."""
+
+
+class LimitSettings(Strict):
+    """Bounds on what one request, one model and the queue may take."""
+
+    request_timeout_s: Seconds = 300
+    """Longest time from the first byte to the engine until the end of its answer."""
+    queue_timeout_s: Seconds = 900
+    """Longest wait for a turn, or for the model to be switched to."""
+    idle_timeout_s: Seconds = 120
+    """Longest silence of an engine that is generating."""
+    concurrency_per_model: Count = 10
+    """Requests that one engine works on at once; the others wait."""
+    queue: Count = 512
+    """Requests that may wait; more are refused."""
+    body_mib: Annotated[Whole, Field(ge=1, le=1024)] = 32
+    """Largest body of a request."""
+    prompt_chars: Count = 1_000_000
+    """Longest text of a request, all messages together."""
+    messages: Count = 2_000
+    """Most messages in a request."""
+    headers: Count = 100
+    """Most headers of a request."""
+    headers_kib: Count = 32
+    """Largest headers of a request, all together."""
+    slow_client_s: Seconds = 30
+    """Longest time a client may take to send its request."""
+
+
+class SwitchingSettings(Strict):
+    """When and how the awake model changes."""
+
+    mode: Literal["auto", "manual"] = "auto"
+    """`auto`: asking for a model switches to it. `manual`: only `llm-backend switch` does."""
+    drain_timeout_s: Seconds | None = None
+    """Longest wait for running requests before a switch; by default the request time-out."""
+    unwanted_load: Literal["finish", "cancel"] = "finish"
+    """What becomes of a load that nobody waits for any more."""
+    restore_previous: Flag = False
+    """Whether a switch that failed brings back the model that was awake before."""
+    preload: ModelId | None = None
+    """The model to load at start; by default none is loaded until one is asked for."""
+    stall_s: Seconds = 30
+    """Without progress for this long, a busy engine gets a one-token probe."""
+    probe_s: Seconds = 15
+    """How long that probe may take before the engine counts as hung."""
+
+
+class CacheSettings(Strict):
+    """The response cache."""
+
+    mode: Literal["deterministic", "all", "off"] = "deterministic"
+    """`deterministic` keeps answers at temperature 0 or with a seed; `all` keeps every one."""
+    redis_url: RedisUrl | None = None
+    """Redis to keep answers in; without it they are kept in memory."""
+    memory_mib: Count = 64
+    """Size of the cache in memory."""
+    ttl_s: Seconds = 3_600
+    """How long an answer is kept."""
+
+
+class KeySettings(Strict):
+    """One key that clients may use; the file holds its SHA-256, never the key."""
+
+    name: Name
+    """For logs and limits."""
+    sha256: Annotated[Sha256, Field(json_schema_extra={"writeOnly": True})]
+    """SHA-256 of the key: `printf %s "$KEY" | sha256sum`."""
+    scopes: tuple[Scope, ...] = ("infer",)
+    """`infer` may ask models, `admin` may load, unload and read logs."""
+
+
+class LogSettings(Strict):
+    """How the gateway logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text on a terminal, JSON elsewhere."""
+
+
+class Settings(Located):
+    """Everything that is not about one model."""
+
+    setup: Literal["auto", "local", "compose"] = "auto"
+    """`local` runs engines as processes, `compose` as containers, `auto` finds out."""
+    state_dir: Path = Path("~/.local/state/llm-backend")
+    """Where logs, the admin key and the records of running engines are."""
+    lock_dir: Path | None = None
+    """Where the locks are that keep two gateways apart; by default `locks` in `state_dir`."""
+    models_dir: Path = Path("~/.cache/llm-backend/models")
+    """Where downloaded weights are."""
+    catalog: Path = Path("config/models.yaml")
+    """The file that lists the models."""
+    server: ServerSettings = ServerSettings()
+    """Where the gateway listens and whom it answers."""
+    limits: LimitSettings = LimitSettings()
+    """Bounds on what one request, one model and the queue may take."""
+    switching: SwitchingSettings = SwitchingSettings()
+    """When and how the awake model changes."""
+    cache: CacheSettings = CacheSettings()
+    """The response cache."""
+    keys: tuple[KeySettings, ...] = ()
+    """Keys that clients may use."""
+    logs: LogSettings = LogSettings()
+    """How the gateway logs."""

@@ -1,0 +1,197 @@
+"""What only shows when settings and catalog are seen together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_backend.config import check, load_catalog, load_settings, refuse
+from llm_backend.config.checks import is_loopback
+from llm_backend.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+DIGEST = "ab" * 32
+
+CATALOG = """\
+devices:
+  gpu0: {kind: cuda, memory_mib: 1000}
+models:
+  a:
+    aliases: [first]
+    runtimes: [process]
+    engine: {kind: llama.cpp}
+    weights: {source: path, path: /w.gguf}
+    capabilities: [chat]
+    devices: [gpu0]
+"""
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    return tmp_path
+
+
+def said(root: Path, catalog: str = CATALOG, **environ: Any) -> list[tuple[str, str]]:
+    path = root / "config" / "models.yaml"
+    path.write_text(catalog, encoding="utf-8")
+    problems = check(load_settings(root, environ=environ), load_catalog(path))
+    return [(problem.level, str(problem)) for problem in problems]
+
+
+def test_nothing_is_wrong_with_the_files_of_the_product() -> None:
+    settings = load_settings(ROOT, environ={})
+    assert check(settings, load_catalog(settings.catalog)) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("gpu-box", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_open_to_other_machines_without_a_key(root: Path) -> None:
+    ((level, text),) = said(root, LLM_SERVER__HOST="0.0.0.0")
+    assert level == "error"
+    assert text == (
+        "environment: LLM_SERVER__HOST: '0.0.0.0' lets other machines in, and no key has the "
+        "scope 'infer'; add one under 'keys' in config/gateway.yaml, or take 127.0.0.1"
+    )
+
+
+def test_such_a_gateway_is_refused(root: Path) -> None:
+    path = root / "config" / "models.yaml"
+    path.write_text(CATALOG, encoding="utf-8")
+    settings = load_settings(root, {"server.host": "0.0.0.0"}, {})
+    with pytest.raises(ConfigError, match=r"^flag: server\.host: '0\.0\.0\.0' lets other"):
+        refuse(check(settings, load_catalog(path)))
+
+
+@pytest.mark.parametrize(
+    ("environ", "problems"),
+    [
+        ({"LLM_SERVER__PUBLISHED_HOST": "127.0.0.1"}, 0),
+        ({"LLM_SERVER__PUBLISHED_HOST": "10.0.0.1"}, 1),
+        ({"LLM_KEYS": f"[{{name: x, sha256: {DIGEST}}}]"}, 0),
+        ({"LLM_KEYS": f"[{{name: x, sha256: {DIGEST}, scopes: [admin]}}]"}, 1),
+    ],
+)
+def test_what_counts_is_the_published_address_and_a_key(
+    root: Path, environ: dict[str, str], problems: int
+) -> None:
+    assert len(said(root, LLM_SERVER__HOST="0.0.0.0", **environ)) == problems
+
+
+def test_preload_may_name_an_alias(root: Path) -> None:
+    assert said(root, LLM_SWITCHING__PRELOAD="first") == []
+
+
+def test_preload_of_a_model_that_is_not_there(root: Path) -> None:
+    (root / "config" / "gateway.yaml").write_text("switching:\n  preload: firzt\n", "utf-8")
+    assert said(root) == [
+        (
+            "error",
+            (
+                "config/gateway.yaml:2: switching.preload: no model is called 'firzt'; "
+                "did you mean 'first'?"
+            ),
+        )
+    ]
+
+
+def test_drain_that_is_longer_than_any_request(root: Path) -> None:
+    assert said(root, LLM_SWITCHING__DRAIN_TIMEOUT_S="400") == [
+        (
+            "warning",
+            (
+                "environment: LLM_SWITCHING__DRAIN_TIMEOUT_S: 400 s is more than "
+                "limits.request_timeout_s allows any request (300 s); the rest is never waited"
+            ),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "level", "text"),
+    [
+        pytest.param(
+            "[process]",
+            "[process, docker]",
+            "error",
+            "6: models.a.runtimes[1]: 'docker' cannot run the engine 'llama.cpp'; only 'process' can",
+            id="llama.cpp in a container",
+        ),
+        pytest.param(
+            "engine: {kind: llama.cpp}",
+            "engine: {kind: external, base_url: 'http://host'}",
+            "error",
+            "6: models.a.runtimes[0]: 'process' cannot run the engine 'external'; only 'external' can",
+            id="somebody else's server as a process",
+        ),
+        pytest.param(
+            "engine: {kind: llama.cpp}",
+            "engine: {kind: vllm}",
+            "error",
+            "7: models.a.engine: 'container' is missing: "
+            "runtime 'docker' needs a name such as 'llm-a'",
+            id="container without a name",
+        ),
+        pytest.param(
+            "    weights: {source: path, path: /w.gguf}\n",
+            "",
+            "error",
+            "4: models.a: 'weights' is missing: llama.cpp runs a GGUF file",
+            id="llama.cpp without weights",
+        ),
+        pytest.param(
+            "{source: path, path: /w.gguf}",
+            "{source: hub, repo: a/b}",
+            "error",
+            "8: models.a.weights: 'file' is missing: llama.cpp runs one GGUF file, "
+            "not a repository",
+            id="llama.cpp with a repository",
+        ),
+        pytest.param(
+            "devices: [gpu0]",
+            "devices: [gpu0]\n    memory_mib: {awake: 1001}",
+            "warning",
+            "11: models.a.memory_mib.awake: 1001 MiB are more than the 1000 MiB of 'gpu0'",
+            id="more memory than the device has",
+        ),
+    ],
+)
+def test_models(root: Path, old: str, new: str, level: str, text: str) -> None:
+    catalog = CATALOG.replace(old, new)
+    if "kind: vllm" in new:
+        catalog = catalog.replace("[process]", "[docker]")
+    assert said(root, catalog) == [(level, f"config/models.yaml:{text}")]
+
+
+def test_two_models_of_one_container(root: Path) -> None:
+    entry = (
+        "  {}:\n    runtimes: [docker]\n    engine: {{kind: vllm, container: llm}}\n"
+        "    capabilities: [chat]\n    devices: [gpu0]\n"
+    )
+    catalog = CATALOG + entry.format("b") + entry.format("c")
+    assert said(root, catalog) == [
+        (
+            "error",
+            "config/models.yaml:18: models.c.engine.container: 'llm' is the container of 'b' too",
+        )
+    ]
