@@ -274,6 +274,11 @@ class EngineStartFailed(ServiceError):
 
     code = "engine_start_failed"
 
+    @property
+    def should_retry(self) -> bool:
+        """Starts are long, and most failures last: repeating is not for a library to decide."""
+        return False
+
 
 class EngineGone(ServiceError):
     """The engine exited, or was stopped, while it worked on the request."""

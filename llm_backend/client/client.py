@@ -1,0 +1,235 @@
+"""The client: a method for each thing that the gateway can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx2
+
+from llm_backend.client.address import resolve_key, resolve_root
+from llm_backend.client.failures import HTTPAnswer, malformed, parse
+from llm_backend.client.messages import Messages, as_list
+from llm_backend.client.results import ChatCompletion, Health, Model, Status, SwitchResult
+from llm_backend.client.retries import Retries, Sleep
+from llm_backend.client.stream import ChatStream, OnWait, read_chunks
+from llm_backend.client.transport import Request, Transport
+from llm_backend.client.view import View
+from llm_backend.errors import ConfigError, InvalidJSON, InvalidRequest, LLMBackendError
+from llm_backend.wire import JSONObject, decode_object, encode
+
+CONTROL_TIMEOUT_S: Final = 10.0
+"""Questions that no engine answers take no longer than this."""
+
+_CHAT: Final = "/v1/chat/completions"
+
+
+class _ModelList(View):
+    data: tuple[Model, ...]
+
+
+class LLMClient:
+    """The async client of the gateway.
+
+    `chat`, `stream`, `generate` and `models` work with any server that speaks the OpenAI API.
+
+    It may be made anywhere, used by many tasks at once and on one event loop after another.
+    Without `async with` each call has its own connection and leaves nothing open; inside
+    `async with` connections are kept and used again.
+
+    Every failure is one of `llm_backend.errors`: what the server said, or `ConnectionFailed`
+    where no answer came. Its `__cause__` is the `HTTPAnswer`, with status and request id.
+
+    Example:
+        async with LLMClient() as client:
+            answer = await client.chat("What is two and two?", model="qwen-14b")
+            print(answer.text)
+
+    Args:
+        base_url: Address of the gateway, with or without `/v1`; by default LLM_BASE_URL, then
+            http://localhost:7000.
+        api_key: Key to send; by default LLM_API_KEY, then none. `switch` needs an admin key.
+        timeout_s: The longest that a call may take, in seconds, retries and the wait for a
+            model included. Of a stream: until it opens, and then between two signs of life.
+        max_retries: How many times a request is sent again after a connection that could not
+            be made, and after 408, 429 and 5xx unless the server says that it is of no use.
+        sleep: Waits between two tries.
+
+    Raises:
+        ConfigError: an argument or variable cannot be used; says which.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s must be above 0, not {timeout_s!r}.")
+        if max_retries < 0:
+            raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}.")
+        self._timeout_s = timeout_s
+        self._control_s = min(timeout_s, CONTROL_TIMEOUT_S)
+        self._transport = Transport(
+            resolve_root(base_url), resolve_key(api_key), Retries(max_retries, sleep)
+        )
+
+    def __repr__(self) -> str:
+        return f"LLMClient({self._transport.root!r})"
+
+    async def __aenter__(self) -> Self:
+        await self._transport.hold()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._transport.release()
+
+    async def close(self) -> None:
+        """Close the connections that `async with` keeps; a later call opens new ones."""
+        await self._transport.close()
+
+    async def chat(
+        self, messages: Messages, model: str | None = None, **params: Any
+    ) -> ChatCompletion:
+        """Ask for a whole answer.
+
+        Args:
+            messages: A text, or messages as the API has them.
+            model: Id or alias; by default the awake model, else the catalog's default.
+            params: Other fields of the request, such as `temperature` or `max_tokens`.
+
+        Example:
+            answer = await client.chat("Name a prime.", temperature=0)
+            answer.choices[0].message.content == answer["choices"][0]["message"]["content"]
+
+        Raises:
+            LLMBackendError: what the server said, by its code.
+            ConnectionFailed: no answer came.
+        """
+        if params.get("stream"):
+            raise InvalidRequest(
+                "chat() returns one whole answer, so stream=True is not for it.",
+                hint="Call stream() instead.",
+                param="stream",
+            )
+        response = await self._post(_CHAT, _chat_body(messages, model, params))
+        completion = parse(ChatCompletion, response.content, response)
+        if not completion.choices:
+            raise malformed(response, "a ChatCompletion", "choices is empty.")
+        return completion
+
+    def stream(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        on_wait: OnWait | None = None,
+        **params: Any,
+    ) -> ChatStream:
+        """Ask for an answer in chunks, as the model writes it.
+
+        The request is sent when the first chunk is asked for. Once a stream is open nothing is
+        repeated: one that breaks, or ends without saying so, raises.
+
+        Args:
+            messages: A text, or messages as the API has them.
+            model: Id or alias; by default the awake model, else the catalog's default.
+            on_wait: Told what the request waits for before the first chunk, such as
+                `loading qwen-14b, about 12 s left`.
+            params: Other fields of the request.
+
+        Example:
+            async for chunk in client.stream("Tell me a story.", on_wait=print):
+                print(chunk.text, end="", flush=True)
+
+        Raises (while iterating):
+            LLMBackendError: what the server said, by its code.
+            ConnectionFailed: no answer came, or not all of it.
+        """
+        body = _chat_body(messages, model, {**params, "stream": True})
+        request = Request("POST", _CHAT, self._timeout_s, encode(body))
+        return ChatStream(read_chunks(self._transport.open(request), self._timeout_s, on_wait))
+
+    async def generate(self, messages: Messages, model: str | None = None, **params: Any) -> str:
+        """Ask for a whole answer and return its text; takes what `chat` takes.
+
+        Example:
+            print(await client.generate("What is two and two?"))
+        """
+        return (await self.chat(messages, model, **params)).text
+
+    async def health_check(self) -> Health:
+        """Return how the gateway fares; never raises for a gateway that is not well.
+
+        Example:
+            health = await client.health_check()
+            if not health:
+                print(health.reason)
+        """
+        request = Request("GET", "/health", self._control_s, repeat=False)
+        try:
+            response = await self._transport.call(request)
+            return parse(Health, response.content, response)
+        except LLMBackendError as error:
+            return _unwell(error)
+
+    async def models(self) -> list[Model]:
+        """Return the models that can be asked for.
+
+        Example:
+            for model in await client.models():
+                print(model.id, model.max_model_len)
+        """
+        response = await self._get("/v1/models")
+        return list(parse(_ModelList, response.content, response).data)
+
+    async def switch(self, model: str, *, wait: bool = True) -> SwitchResult:
+        """Make a model the awake one. Needs an admin key.
+
+        Args:
+            model: Id or alias.
+            wait: Return when it is awake; False returns as soon as the switch is under way.
+
+        Raises:
+            ModelNotFound: the catalog has no such model.
+            EngineStartFailed: it could not be brought up; the message has the reason.
+        """
+        response = await self._post("/api/v1/inference/load", {"model": model, "wait": wait})
+        return parse(SwitchResult, response.content, response)
+
+    async def status(self) -> Status:
+        """Return what the gateway is doing: the awake model, the switch, the queue."""
+        response = await self._get("/status")
+        return parse(Status, response.content, response)
+
+    async def _get(self, path: str) -> httpx2.Response:
+        return await self._transport.call(Request("GET", path, self._control_s))
+
+    async def _post(self, path: str, body: JSONObject) -> httpx2.Response:
+        return await self._transport.call(Request("POST", path, self._timeout_s, encode(body)))
+
+
+def _chat_body(messages: Messages, model: str | None, params: JSONObject) -> JSONObject:
+    named = {} if model is None else {"model": model}
+    return {**named, "messages": as_list(messages), **params}
+
+
+def _unwell(error: LLMBackendError) -> Health:
+    """Return what a gateway said of itself with an error status, else only that it is down."""
+    answer = error.__cause__
+    with suppress(InvalidJSON, ValueError):
+        health = Health(decode_object(answer.body if isinstance(answer, HTTPAnswer) else b""))
+        if not health:
+            return health
+    return Health({"status": "down", "reason": str(error)})

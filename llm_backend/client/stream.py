@@ -1,0 +1,121 @@
+"""An answer that comes in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from types import TracebackType
+from typing import Final, Self
+
+import httpx2
+
+from llm_backend.client.failures import broken, malformed, parse, reason_of
+from llm_backend.client.results import ChatChunk
+from llm_backend.client.sse import Comment, Event, EventDecoder
+from llm_backend.errors import LLMBackendError
+
+OnWait = Callable[[str], None]
+"""Told, in a line for people, what a request waits for."""
+
+_DONE: Final = b"[DONE]"
+_DRAIN_S: Final = 1.0
+
+
+class ChatStream:
+    """The chunks of one answer, as they come.
+
+    The request is sent when the first chunk is asked for. Iterate to the end, or use it as an
+    async context manager, which closes the connection when left early; the engine then stops.
+
+    Example:
+        async with client.stream("Count to a thousand.") as chunks:
+            async for chunk in chunks:
+                if "7" in chunk.text:
+                    break
+    """
+
+    def __init__(self, chunks: AsyncGenerator[ChatChunk, None]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatChunk:
+        return await anext(self._chunks)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, wherever the answer is."""
+        await self._chunks.aclose()
+
+
+async def read_chunks(
+    answer: AbstractAsyncContextManager[httpx2.Response],
+    silence_s: float,
+    on_wait: OnWait | None,
+) -> AsyncGenerator[ChatChunk, None]:
+    """Yield the chunks of a chat stream; comments before the first one go to `on_wait`.
+
+    Raises:
+        LLMBackendError: what an error event says.
+        ConnectionFailed: the stream broke, ended without [DONE] or was silent for `silence_s`.
+        EngineBroke: the answer is not a chat stream.
+    """
+    async with answer as response, aclosing(_read_events(response, silence_s)) as events:
+        started = False
+        async for event in events:
+            if isinstance(event, Comment):
+                if on_wait is not None and event.text and not started:
+                    on_wait(event.text)
+            elif event.data == _DONE:
+                await _drain(events)
+                return
+            else:
+                started = True
+                yield parse(ChatChunk, event.data, response)
+        raise broken(response, "it ended without [DONE]")
+
+
+async def _drain(events: AsyncGenerator[Event | Comment, None]) -> None:
+    # A connection that is closed with its last bytes unread looks like a client that left.
+    with suppress(TimeoutError, LLMBackendError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in events:
+                pass
+
+
+async def _read_events(
+    response: httpx2.Response, silence_s: float
+) -> AsyncGenerator[Event | Comment, None]:
+    kind = response.headers.get("content-type", "nothing")
+    if not kind.startswith("text/event-stream"):
+        raise malformed(response, "a stream", f"its content type is {kind}.")
+    decoder = EventDecoder()
+    async with aclosing(response.aiter_bytes()) as parts:
+        while (part := await _next_part(parts, response, silence_s)) is not None:
+            for event in decoder.feed(part):
+                yield event
+
+
+async def _next_part(
+    parts: AsyncGenerator[bytes, None], response: httpx2.Response, silence_s: float
+) -> bytes | None:
+    try:
+        async with asyncio.timeout(silence_s):
+            return await anext(parts, None)
+    except TimeoutError:
+        reason = f"nothing came for {silence_s:g} s"
+    except httpx2.RequestError as error:
+        reason = reason_of(error)
+    raise broken(response, reason)
