@@ -1,0 +1,1 @@
+"""The drivers that start, stop and poll engines."""

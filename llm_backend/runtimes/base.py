@@ -1,0 +1,116 @@
+"""The contract of a runtime: start, stop, poll and read the logs of engines.
+
+A runtime drives; it decides nothing. The switcher alone calls it, and calls at most one
+of `start` and `stop` for a model at a time. What a call answers in each state:
+
+| state of the engine | start | stop | poll | wait |
+|---|---|---|---|---|
+| never started, or exited | starts it | returns its exit at once | the exit | returns at once |
+| running | EngineStartFailed | ends it, proves the exit | None | waits |
+| being stopped by a call that was cancelled | EngineStartFailed | joins the stop | None | waits |
+| the lock of its group is held by another engine | EngineStartFailed | - | - | - |
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_backend.engines.base import LaunchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How an engine ended.
+
+    Attributes:
+        code: Exit status; negative for a signal (-9 for SIGKILL); None where nobody knows.
+        reason: A sentence for people: "exited with status 1", "killed by SIGKILL",
+            "out of memory".
+    """
+
+    code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine, as its runtime knows it.
+
+    Attributes:
+        instance: Unique for each start.
+        model: The catalog id.
+        host: Where it listens.
+        port: Its port.
+        served_name: The name under which it knows the model.
+        fingerprint: That of the launch plan it was started with.
+        group: Its exclusivity group.
+        handle: What the runtime needs to find it again (a process id, a container name).
+        key: Bearer key it wants.
+        tls: Whether it speaks HTTPS.
+    """
+
+    instance: str
+    model: str
+    host: str
+    port: int
+    served_name: str
+    fingerprint: str
+    group: str
+    handle: str
+    key: str | None = None
+    tls: bool = False
+
+    @property
+    def url(self) -> str:
+        """Base address of the engine."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
+
+class Runtime(Protocol):
+    """A driver that starts, stops and polls engines."""
+
+    async def start(self, plan: LaunchPlan) -> Engine:
+        """Start the engine of `plan`; return as soon as it runs, long before it is ready.
+
+        Raises:
+            EngineStartFailed: it could not be started, or exited at once; says why.
+        """
+        ...
+
+    async def stop(self, engine: Engine, grace_s: float) -> Exit:
+        """End the engine and all that it started; return only when the exit is proven.
+
+        SIGTERM first, SIGKILL after `grace_s` seconds. Cancelling the call does not call off
+        the stop.
+        """
+        ...
+
+    async def poll(self, engine: Engine) -> Exit | None:
+        """Return how the engine ended; None while it runs."""
+        ...
+
+    async def wait(self, engine: Engine) -> Exit:
+        """Wait until the engine has ended."""
+        ...
+
+    async def survey(self, plans: Sequence[LaunchPlan]) -> Sequence[Engine]:
+        """Find running engines of these plans that an earlier gateway left.
+
+        What is ours and cannot be used any more (half started, half ended, of another
+        fingerprint, of a model no longer in the catalog) is ended here, exit proven.
+        """
+        ...
+
+    async def log_tail(self, model: str, lines: int) -> list[str]:
+        """Return the last log lines of a model's engine, running or not."""
+        ...
+
+    def follow_log(self, model: str, lines: int = 0) -> AsyncIterator[str]:
+        """Yield the last `lines` log lines, then new ones as they come, until closed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of resources; running engines go on."""
+        ...

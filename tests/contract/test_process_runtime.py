@@ -1,0 +1,301 @@
+"""What only the process runtime promises: kill -9 of anything leaves nothing and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import fcntl
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+import llm_backend
+from llm_backend.engines.base import LaunchPlan
+from llm_backend.errors import EngineStartFailed
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import ProcessBench
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engine]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One loop is enough here: nothing below depends on it."""
+    return "asyncio"
+
+
+GATEWAY = """
+import asyncio, json, sys
+from pathlib import Path
+from llm_backend.engines.base import LaunchPlan
+from llm_backend.runtimes.process import ProcessRuntime
+
+async def main():
+    state_dir, lock_dir, plan, grace_s = json.loads(sys.argv[1])
+    runtime = ProcessRuntime(Path(state_dir), Path(lock_dir))
+    print("starting", flush=True)
+    engine = await runtime.start(LaunchPlan(**plan))
+    print("started", flush=True)
+    if grace_s is not None:
+        await runtime.stop(engine, grace_s)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def gateway(
+    bench: ProcessBench, plan: LaunchPlan, grace_s: float | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Another process that starts an engine (and stops it, given a grace), then does nothing."""
+    task = [str(bench.state_dir), str(bench.lock_dir), dataclasses.asdict(plan), grace_s]
+    with subprocess.Popen(
+        [sys.executable, "-c", GATEWAY, json.dumps(task)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(llm_backend.__file__).parents[1],
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def said(process: subprocess.Popen[str], word: str) -> None:
+    """Wait until the other process has printed a line."""
+    assert process.stdout
+    assert await asyncio.to_thread(process.stdout.readline) == f"{word}\n"
+
+
+class TestGatewayKilled:
+    async def test_its_engine_is_adopted_without_a_reload(self, bench: ProcessBench) -> None:
+        plan = bench.plan("a", "--load-s", "0.2")
+        with gateway(bench, plan) as killed:
+            await said(killed, "starting")
+            await said(killed, "started")
+        (engine,) = await bench.runtime.survey([plan])
+        await bench.event("a", "ready")
+        assert (await bench.get(engine, "/health"))[0] == 200
+        assert len(bench.journal("a", "start")) == 1
+        assert (await bench.runtime.stop(engine, 5)).code == 0
+
+    @pytest.mark.parametrize("delay_s", [0, 0.01, 0.02, 0.03, 0.04, 0.06])
+    async def test_no_moment_of_a_start_loses_an_engine(
+        self, bench: ProcessBench, delay_s: float
+    ) -> None:
+        plan = bench.plan("a")
+        with gateway(bench, plan) as killed:
+            await said(killed, "starting")
+            await asyncio.sleep(delay_s)  # the moment, not a wait for anything
+        adopted = await bench.runtime.survey([plan])
+        launchers = [each.handle for each in adopted]
+        assert launchers == [str(each.pid) for each in bench.processes() if is_launcher(each)]
+        # Whatever the moment was, the model can be had now.
+        engine = adopted[0] if adopted else await bench.start(plan)
+        await bench.event("a", "ready", len(bench.journal("a", "ready")) or 1)
+        await bench.runtime.stop(engine, 5)
+
+    async def test_its_engine_keeps_others_out(self, bench: ProcessBench) -> None:
+        with gateway(bench, bench.plan("a")) as killed:
+            await said(killed, "starting")
+            await said(killed, "started")
+        with pytest.raises(EngineStartFailed, match="held by the engine of a"):
+            await bench.start(bench.plan("b"))
+
+    async def test_its_stop_is_finished_without_it(self, bench: ProcessBench) -> None:
+        plan = bench.plan("a", "--ignore-sigterm", "--grandchild", stop_s=1)
+        with gateway(bench, plan, grace_s=600) as killed:
+            await said(killed, "starting")
+            await said(killed, "started")
+            await bench.until(lambda: is_stopping(bench))
+        await bench.until(lambda: not bench.processes())
+        assert await bench.runtime.survey([plan]) == []
+
+
+def is_launcher(process: psutil.Process) -> bool:
+    return any(word.endswith("launcher.py") for word in process.cmdline())
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; the dead may wait for init to take notice."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def descriptors(pid: int) -> dict[str, Path]:
+    return {link.name: link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def is_stopping(bench: ProcessBench) -> bool:
+    return bool(json.loads((bench.state_dir / "engines/a.json").read_text()).get("stopping"))
+
+
+class TestLauncherKilled:
+    async def test_everything_goes_with_it(self, bench: ProcessBench) -> None:
+        engine = await bench.start_ready(bench.plan("a", "--grandchild-holds-port"))
+        os.kill(int(engine.handle), signal.SIGKILL)
+        ended = await asyncio.wait_for(bench.runtime.wait(engine), 20)
+        assert (ended.code, ended.reason) == (None, "its launcher was killed")
+        assert bench.processes() == []
+        assert bench.held_locks() == []
+        assert bench.bound_ports() == []
+
+    async def test_what_is_left_is_ended_by_the_next_gateway(self, bench: ProcessBench) -> None:
+        plan = bench.plan("a", "--grandchild")
+        engine = await bench.start_ready(plan)
+        await bench.runtime.close()
+        os.kill(int(engine.handle), signal.SIGKILL)
+        await bench.until(lambda: len(bench.processes()) == 1)
+        assert bench.held_locks() == ["engine-cpu.lock"], "the grandchild should hold the lock"
+        assert await bench.new_runtime().survey([plan]) == []
+        assert bench.processes() == []
+        assert bench.held_locks() == []
+
+    async def test_process_without_marks_is_known_by_the_lock(self, bench: ProcessBench) -> None:
+        daemon = "env -i setsid sleep 600 & echo $! ; sleep 600"
+        engine = await bench.start(_plan("sh", "-c", daemon))
+        unmarked = psutil.Process(int(await anext(bench.runtime.follow_log("a", 1))))
+        await bench.until(lambda: unmarked.name() == "sleep")
+        assert unmarked not in bench.processes()
+        os.kill(int(engine.handle), signal.SIGKILL)
+        await asyncio.wait_for(bench.runtime.wait(engine), 20)
+        assert not is_alive(unmarked)
+
+    async def test_frozen_launcher_does_not_hold_up_a_stop(self, bench: ProcessBench) -> None:
+        engine = await bench.start_ready(bench.plan("a", "--grandchild"))
+        os.kill(int(engine.handle), signal.SIGSTOP)
+        ended = await asyncio.wait_for(bench.runtime.stop(engine, 0.1), 30)
+        assert ended.reason == "its launcher was killed"
+        assert bench.processes() == []
+
+
+class TestSurvey:
+    async def test_engine_without_a_record_is_ended(self, bench: ProcessBench) -> None:
+        await bench.start_ready(bench.plan("a", "--grandchild"))
+        await bench.runtime.close()
+        (bench.state_dir / "engines/a.json").write_text("{")
+        assert await bench.new_runtime().survey([bench.plan("a")]) == []
+        assert bench.processes() == []
+
+    async def test_engines_of_another_state_directory_are_left_alone(
+        self, bench: ProcessBench, tmp_path: Path
+    ) -> None:
+        other = type(bench)(tmp_path / "other")
+        (tmp_path / "other").mkdir()
+        engine = await other.start_ready(other.plan("a"))
+        try:
+            assert await bench.runtime.survey([bench.plan("a")]) == []
+            assert (await other.get(engine, "/health"))[0] == 200
+        finally:
+            await other.close()
+
+
+class TestEngineProcess:
+    async def test_it_inherits_the_lock_and_nothing_else(self, bench: ProcessBench) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.set_inheritable(True)  # as uvicorn does with its own
+            engine = await bench.start(_plan("sleep", "600"))
+        (process,) = psutil.Process(int(engine.handle)).children()
+        links = descriptors(process.pid)
+        log = bench.state_dir / "logs/a.log"
+        assert (links.pop("0"), links.pop("1"), links.pop("2")) == (Path(os.devnull), log, log)
+        assert list(links.values()) == [bench.lock_dir / "engine-cpu.lock"]
+
+    async def test_its_environment(
+        self, bench: ProcessBench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LLM_BACKEND_CACHE__REDIS_URL", "redis://:password@host")
+        monkeypatch.setenv("HF_HOME", "/weights")
+        engine = await bench.start(_plan("env", env={"ANSWER": "42"}))
+        await bench.runtime.wait(engine)
+        names = dict(line.split("=", 1) for line in await bench.runtime.log_tail("a", 500))
+        assert (names["ANSWER"], names["HF_HOME"]) == ("42", "/weights")
+        assert names["LLM_BACKEND_ENGINE"] == engine.instance
+        assert "LLM_BACKEND_CACHE__REDIS_URL" not in names
+
+    async def test_its_signals_are_as_a_shell_would_leave_them(self, bench: ProcessBench) -> None:
+        engine = await bench.start(_plan("grep", "^Sig", "/proc/self/status"))
+        await bench.runtime.wait(engine)
+        masks = dict(line.split(":\t") for line in await bench.runtime.log_tail("a", 9))
+        assert int(masks["SigBlk"], 16) == int(masks["SigIgn"], 16) == 0
+
+    async def test_port_and_working_directory(self, bench: ProcessBench, tmp_path: Path) -> None:
+        engine = await bench.start(_plan("sh", "-c", "echo {port} '{}'; pwd", cwd=str(tmp_path)))
+        await bench.runtime.wait(engine)
+        assert engine.port > 0
+        assert await bench.runtime.log_tail("a", 9) == [f"{engine.port} {{}}", str(tmp_path)]
+
+    async def test_missing_working_directory_is_named(self, bench: ProcessBench) -> None:
+        with pytest.raises(EngineStartFailed, match="sleep cannot be run in /no/dir: No such file"):
+            await bench.start(_plan("sleep", "1", cwd="/no/dir"))
+
+    async def test_address_of_another_host_is_named(self, bench: ProcessBench) -> None:
+        with pytest.raises(EngineStartFailed, match="Cannot assign requested address"):
+            await bench.start(_plan("sleep", "1", host="192.0.2.1"))
+
+
+async def test_log_of_a_talkative_engine_is_bounded(bench: ProcessBench) -> None:
+    runtime = bench.new_runtime(log_limit=64 * 1024)
+    talk = "import time\nfor n in range(10**6): print(n, '-' * 1000, flush=True); time.sleep(0.002)"
+    engine = await bench.start(_plan(sys.executable, "-c", talk), runtime)
+    before = bench.state_dir / "logs/a.log.1"
+    numbers: list[int] = []
+
+    async def collect() -> None:
+        async for line in runtime.follow_log("a"):
+            numbers.append(int(line.split()[0]))  # noqa: PERF401 - it is read as it grows
+
+    collecting = asyncio.create_task(collect())
+    await bench.until(before.exists)
+    enough = len(numbers) + 100
+    await bench.until(lambda: len(numbers) > enough)
+    collecting.cancel()
+    await runtime.stop(engine, 5)
+    assert before.stat().st_size >= 64 * 1024
+    assert numbers[0] == 0
+    gaps = sum(after - number != 1 for number, after in itertools.pairwise(numbers))
+    assert gaps <= 1, "more was lost than what came between the copy and the truncation"
+
+
+async def test_lock_held_by_a_stranger_is_told(bench: ProcessBench) -> None:
+    lock = bench.lock_dir / "engine-cpu.lock"
+    bench.lock_dir.mkdir()
+    with lock.open("w") as stranger:
+        fcntl.flock(stranger, fcntl.LOCK_EX)
+        with pytest.raises(EngineStartFailed, match="group cpu is held by another process"):
+            await bench.start(bench.plan("a"))
+    await bench.start(bench.plan("a"))
+
+
+async def test_looking_at_a_lock_keeps_no_engine_out(bench: ProcessBench) -> None:
+    bench.lock_dir.mkdir()
+    with (bench.lock_dir / "engine-cpu.lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        starting = asyncio.create_task(bench.start(bench.plan("a")))
+        await bench.until(bench.processes)
+    await starting
+
+
+async def test_launcher_that_cannot_write_its_record_starts_nothing(bench: ProcessBench) -> None:
+    (bench.state_dir / "engines/a.json.tmp").mkdir(parents=True)
+    with pytest.raises(EngineStartFailed, match="Is a directory"):
+        await bench.start(bench.plan("a"))
+    assert bench.journal("a", "start") == []
+
+
+def _plan(*argv: str, **fields: object) -> LaunchPlan:
+    return LaunchPlan(model="a", group="cpu", served_name="a", argv=argv, **fields)
