@@ -1,0 +1,66 @@
+"""Where one model stands: the record that the scheduler keeps of it."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field
+
+from llm_backend.errors import LLMBackendError
+from llm_backend.switching.events import Needs, Ticket
+from llm_backend.switching.states import State
+
+LONGEST_BACKOFF_S = 60.0
+
+
+@dataclass(slots=True)
+class Entry:
+    """Where one model stands.
+
+    Attributes:
+        needs: What it takes; fixed.
+        state: State of its engine.
+        since: When it came into this state.
+        leases: Requests that use the engine now.
+        waiting: Tickets of requests in line for it, oldest first.
+        drain_until: When its drain ends, come what may.
+        last_used: When its last lease was granted or came back.
+        failures: Failures in a row, without a request served in between.
+        retry_at: Before this time a failed model is not started for a request.
+        error: Why it failed.
+        hung: Why it is being stopped, if because it hung.
+    """
+
+    needs: Needs
+    state: State = State.STOPPED
+    since: float = 0.0
+    leases: int = 0
+    waiting: dict[Ticket, None] = field(default_factory=dict)
+    drain_until: float = 0.0
+    last_used: float = 0.0
+    failures: int = 0
+    retry_at: float = 0.0
+    error: LLMBackendError | None = None
+    hung: LLMBackendError | None = None
+
+    @property
+    def free(self) -> int:
+        """Leases that can be granted now."""
+        return self.needs.concurrency - self.leases if self.state is State.AWAKE else 0
+
+    def remember_failure(self, error: LLMBackendError, now: float) -> None:
+        """Keep why it failed, and when a request may try it again.
+
+        The first retry is free, since most failures are not repeated; then 2, 4, 8 up to 60 s.
+        """
+        self.error = error
+        self.failures += 1
+        backoff = 0 if self.failures == 1 else 2 ** (self.failures - 1)
+        self.retry_at = now + min(backoff, LONGEST_BACKOFF_S)
+
+    def resting(self, now: float) -> LLMBackendError | None:
+        """Return what a request is told while a failed model rests; None once it may be tried."""
+        if self.state is not State.FAILED or self.error is None or now >= self.retry_at:
+            return None
+        error = copy(self.error)  # those who were told before keep their own
+        error.retry_after_s = self.retry_at - now
+        return error

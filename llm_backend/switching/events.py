@@ -1,0 +1,227 @@
+"""What the scheduler is told (events) and what it answers (effects). Plain values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llm_backend.errors import LLMBackendError
+from llm_backend.switching.states import State
+
+Ticket = int
+"""Names one request that waits for a lease, or one operator who waits for a switch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the scheduler knows of a model.
+
+    Attributes:
+        model: The catalog id.
+        group: Exclusivity group.
+        concurrency: Leases that may be out at once.
+        mib: Reservation while awake, by device.
+    """
+
+    model: str
+    group: str
+    concurrency: int
+    mib: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that decide.
+
+    Attributes:
+        queue_limit: Requests that may wait, over all models.
+        mode: In `manual`, only an operator switches.
+        drain_s: Longest wait for running requests before a switch.
+        unwanted_load: What becomes of a load that nobody waits for any more.
+        restore_previous: Whether a failed operator switch brings back the model before it.
+        capacity: MiB that may be reserved, by device; a device not named is not limited.
+    """
+
+    queue_limit: int = 512
+    mode: Literal["auto", "manual"] = "auto"
+    drain_s: float = 300.0
+    unwanted_load: Literal["finish", "cancel"] = "finish"
+    restore_previous: bool = False
+    capacity: Mapping[str, int] = field(default_factory=dict)
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request asks for a lease on a model."""
+
+    ticket: Ticket
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Whoever held this ticket waits no longer."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A lease on a model came back."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchAsked:
+    """An operator wants a model awake."""
+
+    ticket: Ticket
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """An operator wants a model's engine gone."""
+
+    ticket: Ticket
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A healthy engine of an earlier gateway was found."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine can serve."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The engine could not be brought up, or ended by itself. Nothing of it is left.
+
+    Each engine's end is told once: by `Broke`, or after a `Stop` by `Stopped`. What else comes
+    between `Stop` and `Stopped` crossed it and is passed over.
+    """
+
+    model: str
+    error: LLMBackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """The engine runs and does not answer."""
+
+    model: str
+    error: LLMBackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The engine's end is proven."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A time that was asked for has come; a moment early does no harm."""
+
+
+Event = (
+    Arrived
+    | Left
+    | Finished
+    | SwitchAsked
+    | UnloadAsked
+    | Adopted
+    | Ready
+    | Broke
+    | Hung
+    | Stopped
+    | Timer
+)
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The ticket's request may use the engine now. One lease is out."""
+
+    ticket: Ticket
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What the operator of this ticket wanted is so."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The ticket's wait ends in an error."""
+
+    ticket: Ticket
+    error: LLMBackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """From now on this is the model of the group to have; what a restart must reach."""
+
+    group: str
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Bring the engine up; answer with `Ready` or `Broke`."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Break off what the engine still works on; every lease learns why."""
+
+    model: str
+    error: LLMBackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the engine; answer with `Stopped` once its end is proven."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send `Timer` at this time."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The model came into another state; for those who watch."""
+
+    model: str
+    previous: State
+    state: State
+
+
+Effect = Grant | Reached | Refuse | Want | Start | Cut | Stop | SetTimer | Moved

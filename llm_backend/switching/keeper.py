@@ -1,0 +1,280 @@
+"""Brings the engine of one model up and down, and watches it in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from llm_backend.config.catalog import ModelSpec
+from llm_backend.engines.base import EngineKind, LaunchPlan, Progress
+from llm_backend.errors import EngineGone, EngineStartFailed, LLMBackendError
+from llm_backend.runtimes.base import Engine, Exit, Runtime
+from llm_backend.switching.events import Broke, Hung
+from llm_backend.switching.feed import Feed
+from llm_backend.switching.history import History
+from llm_backend.switching.memory import MemoryGate
+from llm_backend.switching.probe import EngineProbe
+from llm_backend.switching.watch import WatchRules, until_hung
+
+One = TypeVar("One")
+Other = TypeVar("Other")
+
+TAIL_LINES = 15
+WARM_UP_S = 120.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.05, 0.5
+LONGEST_STOP_PAUSE_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the engine of one model is launched in this set-up.
+
+    Attributes:
+        spec: Its entry of the catalog.
+        kind: What differs between kinds of engines.
+        runtime: The driver.
+        plan: Makes the launch plan anew for each start; raises where weights are missing.
+    """
+
+    spec: ModelSpec
+    kind: EngineKind
+    runtime: Runtime
+    plan: Callable[[], LaunchPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What keepers share."""
+
+    gate: MemoryGate
+    probe: EngineProbe
+    feed: Feed
+    history: History
+    watch: WatchRules
+
+
+class EngineKeeper:
+    """The life of one model's engine.
+
+    The switcher calls `bring_up`, `watch` and `bring_down`, one at a time.
+
+    Attributes:
+        engine: The engine; None while there is none.
+        fingerprint: Of the last launch plan; None while there was none.
+        step: The step that is under way; None between switches.
+        step_since: When it began, on the event loop's clock.
+        progress: What the engine last told of its load.
+    """
+
+    def __init__(self, launch: Launch, tools: Tools) -> None:
+        self.launch = launch
+        self.engine: Engine | None = None
+        self.fingerprint: str | None = None
+        self.step: str | None = None
+        self.step_since = 0.0
+        self.progress: Progress | None = None
+        self._tools = tools
+        self._starting: asyncio.Task[Engine] | None = None
+
+    @property
+    def model(self) -> str:
+        """The catalog id."""
+        return self.launch.spec.id
+
+    async def plan(self) -> LaunchPlan:
+        """Make the launch plan, and remember its fingerprint.
+
+        Raises:
+            LLMBackendError: weights, an interpreter or a file is missing.
+        """
+        plan = await asyncio.to_thread(self.launch.plan)
+        self.fingerprint = plan.fingerprint
+        return plan
+
+    async def bring_up(self) -> None:
+        """Start the engine and see it answer; an adopted one that still loads is waited for.
+
+        When it is cancelled, `bring_down` must follow: an engine may be running.
+
+        Raises:
+            LLMBackendError: it could not be brought up; nothing of it is left.
+        """
+        try:
+            async with self._timed("start" if self.engine is None else "adopt"):
+                if self.engine is None:
+                    await self._launch()
+                async with self._timed("load"):
+                    await self._load()
+                async with self._timed("warm_up"):
+                    await self._warm_up()
+        except Exception as error:
+            await self.bring_down()
+            raise self._as_failure(error) from error
+        finally:
+            self._begin(None)
+
+    async def bring_down(self) -> None:
+        """End the engine; return when its end is proven, or there was none."""
+        async with self._timed("stop"):
+            if self._starting is not None:
+                # A start that was cancelled half-way may yet have an engine to show for it.
+                await asyncio.wait({self._starting})
+                if self._starting.exception() is None:
+                    self.engine = self._starting.result()
+                self._starting = None
+            if self.engine is not None:
+                await self._stop_until_proven(self.engine)
+        self.engine = None
+        self._begin(None)
+
+    async def _stop_until_proven(self, engine: Engine) -> None:
+        # No deadline on purpose: nothing may start before this engine's end is proven. Those
+        # who wait for the device have deadlines of their own.
+        pause = 1.0
+        while True:
+            try:
+                await self.launch.runtime.stop(engine, self.launch.spec.timeouts.stop_s)
+            except Exception:
+                log.exception("engine_stop_failed", model=self.model, retry_in_s=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_STOP_PAUSE_S)
+            else:
+                return
+
+    async def watch(self, busy: Callable[[], bool]) -> Broke | Hung:
+        """Return when the engine has ended by itself, or hung; say which and why."""
+        engine = self._running()
+        hang = until_hung(engine, self.launch.kind, self._tools.probe, busy, self._tools.watch)
+        async with _racing(self.launch.runtime.wait(engine), hang) as (exited, hung):
+            await asyncio.wait({exited, hung}, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                return await self._ended(exited.result())
+            why = hung.result()
+        tail = await self._tail()
+        text = f"The engine of {self.model} hung: asked for one token, {why}. It is being ended."
+        return Hung(self.model, EngineGone(text, retry_after_s=5, log_tail=tail))
+
+    async def _ended(self, how: Exit) -> Broke:
+        self.engine = None
+        tail = await self._tail()
+        text = f"The engine of {self.model} {how.reason} while it was awake."
+        return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=tail))
+
+    async def _launch(self) -> None:
+        spec = self.launch.spec
+        async with self._timed("memory"):
+            mib = dict.fromkeys(spec.devices, spec.memory_mib.awake)
+            await self._tools.gate.wait_for(self.model, mib, spec.timeouts.memory_s)
+        async with self._timed("launch"):
+            plan = await self.plan()
+            self._starting = asyncio.create_task(self.launch.runtime.start(plan))
+            self.engine = await asyncio.shield(self._starting)
+            self._starting = None
+            self._tools.feed.publish("step", model=self.model, step="launched", elapsed_s=0.0)
+
+    async def _load(self) -> None:
+        engine = self._running()
+        limit_s = self.launch.spec.timeouts.start_s
+        try:
+            async with (
+                asyncio.timeout(limit_s),
+                _racing(self.launch.runtime.wait(engine), self._follow()) as (exited, _),
+            ):
+                await self._until_ready(engine, exited)
+        except TimeoutError:
+            raise EngineStartFailed(
+                f"The engine of {self.model} was not ready {limit_s:g} s after its launch.",
+                hint="models.<id>.timeouts.start_s sets this limit.",
+                log_tail=await self._tail(),
+            ) from None
+
+    async def _until_ready(self, engine: Engine, exited: asyncio.Task[Exit]) -> None:
+        pause = FIRST_POLL_S
+        while not await self._tools.probe.ready(engine, self.launch.kind):
+            await asyncio.wait({exited}, timeout=pause)
+            if exited.done():
+                self.engine = None
+                raise EngineStartFailed(
+                    f"The engine of {self.model} {exited.result().reason} before it was ready.",
+                    log_tail=await self._tail(),
+                )
+            pause = min(pause * 1.2, LONGEST_POLL_S)
+
+    async def _follow(self) -> None:
+        """Turn the engine's log lines into progress."""
+        lines = self.launch.runtime.follow_log(self.model)
+        async with contextlib.aclosing(lines) as follower:  # type: ignore[type-var]  # the protocol promises an iterator only
+            async for line in follower:
+                if progress := self.launch.kind.progress_of(line):
+                    self.progress = progress
+                    self._tools.feed.publish(
+                        "progress",
+                        model=self.model,
+                        text=progress.text,
+                        fraction=progress.fraction,
+                    )
+
+    async def _warm_up(self) -> None:
+        # An engine can say that it is healthy and die of its first request.
+        failure = await self._tools.probe.answers(self._running(), self.launch.kind, WARM_UP_S)
+        if failure is not None:
+            raise EngineStartFailed(
+                f"The engine of {self.model} said that it was ready, but asked for one token: "
+                f"{failure}.",
+                log_tail=await self._tail(),
+            )
+
+    def _running(self) -> Engine:
+        if self.engine is None:
+            raise EngineStartFailed(f"There is no engine of {self.model}.")
+        return self.engine
+
+    def _as_failure(self, error: Exception) -> Exception:
+        if isinstance(error, LLMBackendError):
+            return error
+        return EngineStartFailed(
+            f"The engine of {self.model} could not be started: {type(error).__name__}."
+        )
+
+    async def _tail(self) -> list[str]:
+        return await self.launch.runtime.log_tail(self.model, TAIL_LINES)
+
+    @contextlib.asynccontextmanager
+    async def _timed(self, stage: str) -> AsyncIterator[None]:
+        """Tell the feed of a stage, and remember how long it took when it succeeds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._begin(stage)
+        yield
+        seconds = loop.time() - began
+        self._tools.history.add(self.model, stage, seconds)
+        self._tools.feed.publish(
+            "step", model=self.model, step=f"{stage}_done", elapsed_s=round(seconds, 3)
+        )
+
+    def _begin(self, step: str | None) -> None:
+        self.step, self.progress = step, None
+        self.step_since = asyncio.get_running_loop().time()
+        if step is not None:
+            self._tools.feed.publish("step", model=self.model, step=step, elapsed_s=0.0)
+
+
+@contextlib.asynccontextmanager
+async def _racing(
+    one: Coroutine[Any, Any, One], other: Coroutine[Any, Any, Other]
+) -> AsyncIterator[tuple[asyncio.Task[One], asyncio.Task[Other]]]:
+    """Run two coroutines while the block runs; both are over when it ends."""
+    tasks = (asyncio.create_task(one), asyncio.create_task(other))
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1,0 +1,139 @@
+"""The right of one request to use an awake engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from llm_backend.errors import LLMBackendError, Overloaded
+from llm_backend.runtimes.base import Engine
+
+
+class Lessor(Protocol):
+    """Who grants leases and takes them back."""
+
+    def take_in(self, lease: Lease) -> None:
+        """Put a lease in line, or grant or refuse it at once."""
+        ...
+
+    def take_back(self, lease: Lease) -> None:
+        """End a lease, or leave the line."""
+        ...
+
+
+class Lease:
+    """One request's place in line, then its right to use the engine.
+
+    A context manager: on entering, the request is in line, or already has the engine; on
+    leaving, whatever happened, it has neither.
+
+        with switcher.lease("qwen-14b") as lease:
+            engine = lease.engine or await lease.granted(timeout_s=60)
+
+    Attributes:
+        model: The catalog id.
+        ticket: Its number in line.
+        engine: The engine, once granted.
+        error: Why it was refused, or why the engine was taken away.
+        waited_s: Seconds in line.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_lessor",
+        "_on_revoke",
+        "engine",
+        "error",
+        "model",
+        "since",
+        "ticket",
+        "waited_s",
+    )
+
+    def __init__(self, lessor: Lessor, model: str, ticket: int, now: float) -> None:
+        self.model = model
+        self.ticket = ticket
+        self.engine: Engine | None = None
+        self.error: LLMBackendError | None = None
+        self.since = now
+        self.waited_s = 0.0
+        self._lessor = lessor
+        self._answer: asyncio.Future[None] | None = None
+        self._on_revoke: Callable[[LLMBackendError], None] | None = None
+
+    def __enter__(self) -> Self:
+        self._lessor.take_in(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._on_revoke = None
+        self._lessor.take_back(self)
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait until the lease is granted or refused; return whether it is by now."""
+        if self.engine is not None or self.error is not None:
+            return True
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+        await asyncio.wait({self._answer}, timeout=timeout_s)
+        return self._answer.done()
+
+    async def granted(self, timeout_s: float) -> Engine:
+        """Wait for the engine.
+
+        Raises:
+            Overloaded: it is not there `timeout_s` seconds after the wait in line began.
+            LLMBackendError: the lease was refused.
+        """
+        left = self.since + timeout_s - asyncio.get_running_loop().time()
+        if not await self.settled(max(0, left)):
+            raise Overloaded(
+                f"{self.model} was not free within {timeout_s:g} s.",
+                hint="limits.queue_timeout_s sets this limit.",
+                retry_after_s=30,
+            )
+        if self.error is not None:
+            raise self.error
+        if self.engine is None:  # settled says that there is one or an error
+            raise AssertionError("a settled lease has an engine or an error")
+        return self.engine
+
+    def on_revoke(self, callback: Callable[[LLMBackendError], None]) -> None:
+        """Call `callback`, at once if it is too late already, when the engine is taken away."""
+        if self.error is not None:
+            callback(self.error)
+        else:
+            self._on_revoke = callback
+
+    async def cause(self, timeout_s: float) -> LLMBackendError | None:
+        """Wait a moment to learn why the engine broke off; None when nobody says."""
+        if self.error is None:
+            self._answer = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._answer}, timeout=timeout_s)
+        return self.error
+
+    # For the switcher
+
+    def grant(self, engine: Engine, now: float) -> None:
+        """Hand the engine over."""
+        self.engine = engine
+        self.waited_s = now - self.since
+        self._wake()
+
+    def refuse(self, error: LLMBackendError) -> None:
+        """End the wait, or take the engine away."""
+        self.error = error
+        if self._on_revoke is not None:
+            self._on_revoke(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)

@@ -1,0 +1,360 @@
+"""The owner of all engine state: applies events to the scheduler and runs its effects.
+
+Everything here happens on one event loop. `_apply` is synchronous, so no one can see or change
+anything between a decision and its consequences; what takes long runs in the one task of its
+model and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from llm_backend.errors import InternalError, LLMBackendError, ShuttingDown
+from llm_backend.runtimes.base import Engine, Runtime
+from llm_backend.switching import events as ev
+from llm_backend.switching.entry import Entry
+from llm_backend.switching.estimates import Durations
+from llm_backend.switching.feed import Feed
+from llm_backend.switching.history import WantedFile
+from llm_backend.switching.keeper import EngineKeeper, Launch, Tools
+from llm_backend.switching.lease import Lease
+from llm_backend.switching.scheduler import Scheduler
+from llm_backend.switching.states import State
+
+log = structlog.get_logger(__name__)
+
+
+class Switcher:
+    """Grants leases on engines and switches between them; see the module.
+
+    Args:
+        launches: How each model is launched, for all models that this set-up can run.
+        concurrency: Leases that may be out at once, by model.
+        rules: What the scheduler goes by.
+        tools: What keepers share.
+        wanted: The file that says what a restart must reach.
+        preload: The model to have awake when nothing else is wanted.
+    """
+
+    def __init__(
+        self,
+        launches: Iterable[Launch],
+        *,
+        concurrency: Mapping[str, int],
+        rules: ev.Rules,
+        tools: Tools,
+        wanted: WantedFile,
+        preload: str | None = None,
+    ) -> None:
+        self._keepers = {x.spec.id: EngineKeeper(x, tools) for x in launches}
+        self._scheduler = Scheduler(
+            [_needs(k.launch, concurrency[k.model]) for k in self._keepers.values()],
+            rules,
+            tools.history.durations,
+        )
+        self._tools = tools
+        self._wanted = wanted
+        self._preload = preload
+        self._tickets = itertools.count(1)
+        self._lines: dict[ev.Ticket, Lease] = {}
+        self._leases: dict[str, set[Lease]] = {model: set() for model in self._keepers}
+        self._operators: dict[ev.Ticket, asyncio.Future[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closing = False
+
+    # For those who want an engine
+
+    def lease(self, model: str) -> Lease:
+        """Return a lease on a model, to be used as a context manager."""
+        return Lease(self, model, next(self._tickets), asyncio.get_running_loop().time())
+
+    async def switch(self, model: str) -> None:
+        """Make a model awake, by an operator's wish; return when it is.
+
+        Hanging up does not call the switch off.
+
+        Raises:
+            SwitchSuperseded: a later switch replaced this one.
+            LLMBackendError: the engine could not be brought up.
+        """
+        await self._ask(lambda ticket: ev.SwitchAsked(ticket, model))
+
+    def begin_switch(self, model: str) -> None:
+        """Make a model awake, without waiting for it.
+
+        Raises:
+            ShuttingDown: nothing is begun any more.
+        """
+        if self._closing:
+            raise _shutting_down()
+        self._apply(ev.SwitchAsked(next(self._tickets), model))
+
+    async def unload(self, models: Sequence[str]) -> list[str]:
+        """End the engines of these models after draining them; return those that had one."""
+        running = [m for m in models if self._keepers[m].engine or m in self._busy_models()]
+        await asyncio.gather(*(self._unload(model) for model in models))
+        return running
+
+    async def _unload(self, model: str) -> None:
+        await self._ask(lambda ticket: ev.UnloadAsked(ticket, model))
+
+    # For those who look
+
+    @property
+    def feed(self) -> Feed:
+        """What happens, as it happens."""
+        return self._tools.feed
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Where each model stands; to be looked at, never to be acted on."""
+        return self._scheduler.entries
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait."""
+        return self._scheduler.queue_length
+
+    @property
+    def wanted(self) -> Mapping[str, str | None]:
+        """The model that each exclusivity group shall have."""
+        return self._scheduler.wanted
+
+    def keeper(self, model: str) -> EngineKeeper:
+        """Return the keeper of a model's engine, to be looked at."""
+        return self._keepers[model]
+
+    def durations(self, model: str) -> Durations:
+        """Return the measured stage times of a model."""
+        return self._tools.history.durations.get(model, {})
+
+    def awake(self) -> list[str]:
+        """Return the models that are awake, the last used first."""
+        awake = [e for e in self.entries.values() if e.state is State.AWAKE]
+        awake.sort(key=lambda e: e.last_used, reverse=True)
+        return [e.needs.model for e in awake]
+
+    # Life
+
+    async def open(self) -> None:
+        """Take over what an earlier gateway left, then aim for what it wanted."""
+        wanted = self._wanted.load()
+        loading: list[str] = []
+        for engine in await self._survey():
+            keeper = self._keepers[engine.model]
+            keeper.engine = engine
+            if wanted.get(engine.group) != engine.model:
+                await keeper.bring_down()
+            elif await self._tools.probe.ready(engine, keeper.launch.kind):
+                self._apply(ev.Adopted(engine.model))
+                self._run(engine.model, self._watch(keeper))
+            else:
+                loading.append(engine.model)
+        aims = wanted.values() if wanted else filter(None, [self._preload])
+        for model in [*loading, *aims]:
+            if model in self._keepers and self.entries[model].state is State.STOPPED:
+                self.begin_switch(model)
+
+    def refuse_newcomers(self) -> None:
+        """Refuse whoever waits or comes; requests that have their engine go on."""
+        self._closing = True
+        for timer in self._timers:
+            timer.cancel()
+        for lease in list(self._lines.values()):
+            lease.refuse(_shutting_down())
+        for operator in self._operators.values():
+            if not operator.done():
+                operator.set_exception(_shutting_down())
+
+    async def close(self) -> None:
+        """Refuse whoever waits and let go; running engines go on without us."""
+        self.refuse_newcomers()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._tools.history.save()
+
+    # For leases
+
+    def take_in(self, lease: Lease) -> None:
+        """Put a lease in line, or grant or refuse it at once."""
+        if self._closing:
+            lease.refuse(_shutting_down())
+            return
+        self._lines[lease.ticket] = lease
+        self._apply(ev.Arrived(lease.ticket, lease.model))
+
+    def take_back(self, lease: Lease) -> None:
+        """End a lease, or leave the line."""
+        if lease.engine is not None:
+            self._leases[lease.model].discard(lease)
+            self._apply(ev.Finished(lease.model))
+        elif self._lines.pop(lease.ticket, None) is not None:
+            self._apply(ev.Left(lease.ticket))
+
+    # Applying and performing
+
+    def _apply(self, event: ev.Event) -> None:
+        now = asyncio.get_running_loop().time()
+        for effect in self._scheduler.handle(event, now):
+            self._perform(effect, now)
+
+    def _perform(self, effect: ev.Effect, now: float) -> None:
+        match effect:
+            case ev.Grant(ticket, model):
+                self._grant(self._lines.pop(ticket), model, now)
+            case ev.Refuse(ticket, error):
+                self._refuse(ticket, error)
+            case ev.Reached(ticket):
+                self._answer_operator(ticket, None)
+            case ev.Moved(model, previous, state):
+                self._publish_move(model, previous, state)
+            case ev.SetTimer(at):
+                self._set_timer(at)
+            case _ if not self._closing:
+                self._perform_on_engine(effect)
+
+    def _perform_on_engine(self, effect: ev.Want | ev.Start | ev.Cut | ev.Stop) -> None:
+        match effect:
+            case ev.Want(group, model):
+                self._wanted.save(self._scheduler.wanted)
+                self.feed.publish("step", model=model, group=group, step="wanted", elapsed_s=0.0)
+            case ev.Start(model):
+                self._run(model, self._live(self._keepers[model], self._tasks.get(model)))
+            case ev.Stop(model):
+                self._run(model, self._end(self._keepers[model], self._tasks.get(model)))
+            case ev.Cut(model, error):
+                for lease in list(self._leases[model]):
+                    lease.refuse(error)
+
+    def _grant(self, lease: Lease, model: str, now: float) -> None:
+        engine = self._keepers[model].engine
+        if engine is None:
+            raise AssertionError(f"{model} is awake without an engine")
+        self._leases[model].add(lease)
+        lease.grant(engine, now)
+
+    def _refuse(self, ticket: ev.Ticket, error: LLMBackendError) -> None:
+        lease = self._lines.pop(ticket, None)
+        if lease is not None:
+            lease.refuse(error)
+        else:
+            self._answer_operator(ticket, error)
+
+    def _answer_operator(self, ticket: ev.Ticket, error: LLMBackendError | None) -> None:
+        answer = self._operators.pop(ticket, None)
+        if answer is None or answer.done():
+            return
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
+
+    def _publish_move(self, model: str, previous: State, state: State) -> None:
+        error = self.entries[model].error
+        self.feed.publish(
+            "state",
+            model=model,
+            state=state.value,
+            previous=previous.value,
+            reason=error.message if state is State.FAILED and error else None,
+        )
+
+    def _set_timer(self, at: float) -> None:
+        def fire() -> None:
+            self._timers.discard(timer)
+            if not self._closing:
+                self._apply(ev.Timer())
+
+        timer = asyncio.get_running_loop().call_at(at, fire)
+        self._timers.add(timer)
+
+    async def _ask(self, make: Callable[[ev.Ticket], ev.Event]) -> None:
+        if self._closing:
+            raise _shutting_down()
+        ticket = next(self._tickets)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._operators[ticket] = answer
+        try:
+            self._apply(make(ticket))
+            await answer
+        finally:
+            if self._operators.pop(ticket, None) is not None:
+                self._apply(ev.Left(ticket))
+
+    # One task a model
+
+    def _run(self, model: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[model] = asyncio.create_task(work, name=f"engine {model}")
+
+    async def _live(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
+        """Bring an engine up and watch it until it ends, hangs or is to be stopped."""
+        if previous is not None:
+            await asyncio.wait({previous})
+        try:
+            await keeper.bring_up()
+        except LLMBackendError as error:
+            self._apply(ev.Broke(keeper.model, error))
+            return
+        except Exception:
+            log.exception("engine_start_defect", model=keeper.model)
+            self._apply(ev.Broke(keeper.model, InternalError("The start failed by a defect.")))
+            return
+        self._apply(ev.Ready(keeper.model))
+        await self._tools.history.save()
+        await self._watch(keeper)
+
+    async def _watch(self, keeper: EngineKeeper) -> None:
+        entry = self.entries[keeper.model]
+        self._apply(await keeper.watch(lambda: entry.leases > 0))
+
+    async def _end(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
+        """Call off whatever the model's task does, and bring its engine down."""
+        if previous is not None:
+            previous.cancel()
+            await asyncio.wait({previous})
+        await keeper.bring_down()
+        self._apply(ev.Stopped(keeper.model))
+
+    async def _survey(self) -> list[Engine]:
+        found: list[Engine] = []
+        for runtime, keepers in self._by_runtime():
+            plans = []
+            for keeper in keepers:
+                try:
+                    plans.append(await keeper.plan())
+                except LLMBackendError:
+                    continue  # without weights there is nothing to adopt
+            found.extend(await runtime.survey(plans))
+        return found
+
+    def _by_runtime(self) -> Iterable[tuple[Runtime, list[EngineKeeper]]]:
+        runtimes = {id(k.launch.runtime): k.launch.runtime for k in self._keepers.values()}
+        for key, runtime in runtimes.items():
+            yield runtime, [k for k in self._keepers.values() if id(k.launch.runtime) == key]
+
+    def _busy_models(self) -> set[str]:
+        rest = {State.STOPPED, State.FAILED}
+        return {m for m, e in self.entries.items() if e.state not in rest}
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The gateway is shutting down.", retry_after_s=5)
+
+
+def _needs(launch: Launch, concurrency: int) -> ev.Needs:
+    spec = launch.spec
+    return ev.Needs(
+        model=spec.id,
+        group=spec.exclusivity_group,
+        concurrency=concurrency,
+        mib=dict.fromkeys(spec.devices, spec.memory_mib.awake),
+    )
