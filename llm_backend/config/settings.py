@@ -86,12 +86,35 @@ class LimitSettings(Strict):
     """Longest text of a request, all messages together."""
     messages: Count = 2_000
     """Most messages in a request."""
+    choices: Count = 16
+    """Most answers to one request (`n`, `best_of`)."""
+    stop_words: Count = 64
+    """Most stop sequences, or bad words, in a request."""
     headers: Count = 100
     """Most headers of a request."""
     headers_kib: Count = 32
     """Largest headers of a request, all together."""
+    head_s: Seconds = 10
+    """Longest time a client may take to send request line and headers."""
     slow_client_s: Seconds = 30
-    """Longest time a client may take to send its request."""
+    """Longest time a client may take to send the body."""
+
+
+class ImageSettings(Strict):
+    """Pictures and other media in requests."""
+
+    allowed_hosts: tuple[Text, ...] = ()
+    """Hosts that pictures may be fetched from, with or without `:port`; engines never fetch."""
+    count: Count = 32
+    """Most pictures in a request."""
+    mib: Count = 16
+    """Largest picture."""
+    megapixels: Count = 64
+    """Largest picture, in millions of pixels."""
+    min_side: Count = 2
+    """Fewest pixels of a side; some models fail on smaller pictures."""
+    fetch_s: Seconds = 10
+    """Longest time for fetching one."""
 
 
 class SwitchingSettings(Strict):
@@ -135,6 +158,10 @@ class KeySettings(Strict):
     """SHA-256 of the key: `printf %s "$KEY" | sha256sum`."""
     scopes: tuple[Scope, ...] = ("infer",)
     """`infer` may ask models, `admin` may load, unload and read logs."""
+    requests_per_minute: Count | None = None
+    """Most requests within a minute; by default there is no limit."""
+    concurrency: Count | None = None
+    """Most requests at once; by default there is no limit."""
 
 
 class LogSettings(Strict):
@@ -163,6 +190,8 @@ class Settings(Located):
     """Where the gateway listens and whom it answers."""
     limits: LimitSettings = LimitSettings()
     """Bounds on what one request, one model and the queue may take."""
+    images: ImageSettings = ImageSettings()
+    """Pictures and other media in requests."""
     switching: SwitchingSettings = SwitchingSettings()
     """When and how the awake model changes."""
     cache: CacheSettings = CacheSettings()

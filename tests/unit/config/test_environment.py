@@ -45,9 +45,9 @@ def refusal(root: Path, dotenv: str = "", **environ: str) -> list[str]:
         ("LLM_SETUP", "local", "setup", "local"),
         (
             "LLM_KEYS",
-            f"[{{name: me, sha256: {DIGEST}, scopes: [admin]}}]",
+            f"[{{name: me, sha256: {DIGEST}, scopes: [admin], concurrency: 4}}]",
             "keys",
-            [{"name": "me", "scopes": ["admin"]}],
+            [{"name": "me", "scopes": ["admin"], "requests_per_minute": None, "concurrency": 4}],
         ),
     ],
 )

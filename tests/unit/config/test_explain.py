@@ -56,4 +56,5 @@ def test_passwords_are_left_out(root: Path, url: str, shown: str) -> None:
 
 def test_digests_of_keys_are_left_out(root: Path) -> None:
     keys = explained(root, LLM_KEYS=f"[{{name: me, sha256: {DIGEST}}}]")["keys"].value
-    assert keys == [{"name": "me", "scopes": ["infer"]}]
+    limits = {"requests_per_minute": None, "concurrency": None}
+    assert keys == [{"name": "me", "scopes": ["infer"], **limits}]

@@ -1,0 +1,110 @@
+"""Which model a request gets, and the wait for its engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from llm_backend.config.catalog import ModelSpec
+from llm_backend.errors import InvalidRequest, ModelNotActive
+from llm_backend.gateway.endpoints import Endpoint
+from llm_backend.gateway.fleet import Fleet
+from llm_backend.runtimes.base import Engine
+from llm_backend.switching.estimates import remaining_s
+from llm_backend.switching.lease import Lease
+from llm_backend.switching.states import State
+from llm_backend.switching.switcher import Switcher
+
+FIRST_SIGN_S = 0.8
+"""A client of a stream has the headers within a second."""
+
+SIGN_EVERY_S = 9.0
+
+Sign = Callable[[str], Awaitable[None]]
+"""Tells the client of a stream something while it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Finds the model of a request and waits for its lease.
+
+    Attributes:
+        fleet: The models.
+        switcher: Who grants leases.
+        timeout_s: Longest wait for a lease.
+    """
+
+    fleet: Fleet
+    switcher: Switcher
+    timeout_s: float
+
+    def choose(self, name: str | None) -> ModelSpec:
+        """Return the model for a request that names this one, or none.
+
+        Raises:
+            ModelNotFound: no such model here.
+            InvalidRequest: it names none, and there is no default.
+        """
+        return self.fleet.find(name) if name is not None else self._unnamed()
+
+    def check(self, spec: ModelSpec, endpoint: Endpoint) -> None:
+        """Check that a model may be asked on a route.
+
+        Raises:
+            NotSupported: the model cannot do what the route needs.
+            ModelNotActive: the route does not switch, and the model is not awake.
+        """
+        self.fleet.require(spec, endpoint.capability)
+        if not endpoint.may_switch and self._state(spec) is not State.AWAKE:
+            raise ModelNotActive(
+                f"{spec.id} is not awake, and {endpoint.path} never switches models.",
+                hint=f"Switch first: bash scripts/switch_model.sh {spec.id}",
+                param="model",
+            )
+
+    def _unnamed(self) -> ModelSpec:
+        # Amid a switch nobody is awake: whoever does not care must not cause another one.
+        coming = filter(None, self.switcher.wanted.values())
+        name = next(iter([*self.switcher.awake(), *coming]), self.fleet.default)
+        if name is None:
+            raise InvalidRequest("The request names no model, and there is no default.")
+        return self.fleet.find(name)
+
+    def _state(self, spec: ModelSpec) -> State:
+        return self.switcher.entries[spec.id].state
+
+    def fingerprint(self, model: str) -> str | None:
+        """Return the digest of what shapes a model's answers; None before its first plan."""
+        return self.switcher.keeper(model).fingerprint
+
+    async def wait(self, lease: Lease, sign: Sign | None) -> Engine:
+        """Wait for the engine; `sign` tells the client what it waits for.
+
+        Raises:
+            Overloaded: it took too long.
+            LLMBackendError: the lease was refused.
+        """
+        if sign is not None and not await lease.settled(min(FIRST_SIGN_S, self.timeout_s)):
+            await self._keep_company(lease, sign)
+        return await lease.granted(self.timeout_s)
+
+    async def _keep_company(self, lease: Lease, sign: Sign) -> None:
+        loop = asyncio.get_running_loop()
+        while (left := lease.since + self.timeout_s - loop.time()) > 0:
+            await sign(self.outlook(lease.model))
+            if await lease.settled(min(SIGN_EVERY_S, left)):
+                return
+
+    def outlook(self, model: str) -> str:
+        """Say in a few words what a request for this model waits for, and how long yet."""
+        state = self.switcher.entries[model].state
+        if state is State.AWAKE:
+            return f"waiting for {model}, all places are taken"
+        if state is not State.STARTING:
+            return f"waiting for {model}, the device is busy"
+        keeper = self.switcher.keeper(model)
+        elapsed = asyncio.get_running_loop().time() - self.switcher.entries[model].since
+        left = remaining_s(self.switcher.durations(model), "start", elapsed)
+        doing = keeper.progress.text if keeper.progress else "loading"
+        return f"{doing} {model}" + ("" if left is None else f", about {left:.0f} s left")

