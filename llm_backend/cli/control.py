@@ -1,0 +1,192 @@
+"""The running gateway, as the commands find it and talk to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx2
+import psutil
+
+from llm_backend.client.failures import answered
+from llm_backend.errors import ConnectionFailed, InvalidJSON, InvalidKey, LLMBackendError
+from llm_backend.wire import JSONObject, decode_object
+
+ANSWER_S = 10.0
+"""How long the gateway may take over an answer that waits for no engine."""
+
+CLOCK_SLACK_S = 2.0
+"""How far two readings of one process's start may differ after the wall clock was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a gateway writes about itself into `gateway.json`."""
+
+    pid: int
+    create_time: float
+    url: str
+    version: str
+    setup: str
+    log: str
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The gateway's process; None once it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.create_time) <= CLOCK_SLACK_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def read_record(state_dir: Path) -> RunRecord | None:
+    """Return the record that a gateway left, whether it still runs or not."""
+    try:
+        data = json.loads((state_dir / "gateway.json").read_bytes())
+        return RunRecord(
+            pid=int(data["pid"]),
+            create_time=float(data["create_time"]),
+            url=reachable(str(data["url"])),
+            version=str(data.get("version", "")),
+            setup=str(data.get("setup", "")),
+            log=str(data.get("log", "")),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reachable(url: str) -> str:
+    """Return an address that this machine can call where the gateway listens on every one."""
+    return url.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:").rstrip("/")
+
+
+def find_gateway(state_dir: Path) -> RunRecord | None:
+    """Return the gateway that runs on this state directory; None where none does."""
+    record = read_record(state_dir)
+    return record if record is not None and record.process is not None else None
+
+
+def require_gateway(state_dir: Path) -> RunRecord:
+    """Return the running gateway.
+
+    Raises:
+        ConnectionFailed: none runs on this state directory.
+    """
+    record = find_gateway(state_dir)
+    if record is None:
+        raise ConnectionFailed("The gateway does not run.", hint="Type: llm-backend start")
+    return record
+
+
+def admin_headers(state_dir: Path) -> dict[str, str]:
+    """Return the header that proves the scope `admin`; empty where no key is readable."""
+    try:
+        key = (state_dir / "admin.key").read_text().strip()
+    except OSError:
+        return {}
+    return {"Authorization": f"Bearer {key}"}
+
+
+class Control:
+    """The control API of a running gateway. Use as a context manager.
+
+    Args:
+        record: The gateway to talk to.
+        state_dir: Where its admin key lies.
+    """
+
+    def __init__(self, record: RunRecord, state_dir: Path) -> None:
+        self._record = record
+        # Straight to the loopback address: a proxy of the environment is never asked.
+        self._http = httpx2.Client(
+            base_url=record.url, headers=admin_headers(state_dir), timeout=ANSWER_S, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def is_live(self) -> bool:
+        """Return whether the gateway answers at all."""
+        try:
+            return self._http.get("/health/live", timeout=2.0).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def status(self) -> JSONObject:
+        """Return the body of `GET /status`."""
+        return self._call("GET", "/status")
+
+    def health(self) -> JSONObject:
+        """Return the body of `GET /health`."""
+        return self._call("GET", "/health")
+
+    def unload(self, patience_s: float) -> list[str]:
+        """Unload every model; return the ids of those that were loaded."""
+        body = self._call("POST", "/api/v1/inference/unload", {}, patience_s)
+        return [str(model) for model in body.get("unloaded", [])]
+
+    def clear_cache(self, model: str | None) -> JSONObject:
+        """Forget the cached answers, of one model or of all."""
+        return self._call("POST", "/api/v1/cache/clear", {"model": model} if model else {})
+
+    def _call(
+        self, method: str, path: str, body: JSONObject | None = None, timeout_s: float = ANSWER_S
+    ) -> JSONObject:
+        with plain_transport_errors(self._record, timeout_s):
+            response = self._http.request(method, path, json=body, timeout=timeout_s)
+        return answer(response)
+
+
+@contextmanager
+def plain_transport_errors(record: RunRecord, timeout_s: float) -> Iterator[None]:
+    """Turn what the transport raises into a sentence and the next command.
+
+    Raises:
+        ConnectionFailed: the gateway did not answer, or not in time.
+    """
+    try:
+        yield
+    except httpx2.TimeoutException:
+        raise ConnectionFailed(
+            f"The gateway at {record.url} did not answer within {timeout_s:.0f} s.",
+            hint="See what it does: llm-backend logs gateway",
+        ) from None
+    except httpx2.HTTPError as error:
+        raise ConnectionFailed(
+            f"The gateway (process {record.pid}) does not answer at {record.url}: {error}.",
+            hint="See why: llm-backend logs gateway",
+        ) from None
+
+
+def answer(response: httpx2.Response) -> JSONObject:
+    """Return the JSON object of a good answer.
+
+    Raises:
+        LLMBackendError: the gateway answered with an error: its class, its message.
+        ConnectionFailed: no gateway answered, but something else did.
+    """
+    if not response.is_success:
+        raise _refusal(response)
+    try:
+        return decode_object(response.content)
+    except InvalidJSON:
+        raise ConnectionFailed(
+            f"{response.request.url} answered {response.status_code}, and no JSON object.",
+            hint="Does another program use this port? Type: llm-backend doctor",
+        ) from None
+
+
+def _refusal(response: httpx2.Response) -> LLMBackendError:
+    error = answered(response).error
+    if isinstance(error, InvalidKey):
+        error.hint = "The key is in admin.key of the state directory: llm-backend config check"
+    return error

@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import typer
+
+from llm_backend.cli.project import open_project
+from llm_backend.errors import LLMBackendError
+
+Setup = Literal["local", "compose"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SetupOption = Annotated[
+    Setup | None,
+    typer.Option(
+        "--setup",
+        help="How engines run: local (processes of this machine) or compose (containers). "
+        "By default compose where Docker, an NVIDIA GPU and docker-compose.yml are there.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")]
+
+
+def complete_model(beginning: str) -> Iterable[str]:
+    """Return the ids of models that begin so, for the shell's completion."""
+    try:
+        models = open_project().catalog.models
+    except LLMBackendError:
+        return []
+    return [model for model in models if model.startswith(beginning)]
+
+
+def complete_source(beginning: str) -> Iterable[str]:
+    """Return the logs whose names begin so, for the shell's completion."""
+    others = [name for name in ("gateway", "redis", "all") if name.startswith(beginning)]
+    return [*others, *complete_model(beginning)]

@@ -1,0 +1,208 @@
+"""`llm-backend start`: make everything run, and say how to use it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from llm_backend.cli.announce import announce, as_json_object
+from llm_backend.cli.bring_up import bring_up
+from llm_backend.cli.control import Control, RunRecord, find_gateway
+from llm_backend.cli.download import fetch
+from llm_backend.cli.first_model import first_model
+from llm_backend.cli.machine import Machine
+from llm_backend.cli.options import AsJson, SetupOption, Yes, complete_model
+from llm_backend.cli.project import Project, open_project
+from llm_backend.cli.setups import choose
+from llm_backend.cli.stop import end_all
+from llm_backend.cli.switch import load
+from llm_backend.cli.take_down import turn
+from llm_backend.cli.terminal import Terminal
+from llm_backend.config import check, refuse
+from llm_backend.config.catalog import ModelSpec
+from llm_backend.errors import LLMBackendError, SetupError
+from llm_backend.runtimes import logfile
+
+FOREGROUND_PATIENCE_S = 10.0
+"""How long running requests may finish after the first Ctrl-C; the second ends them."""
+LOOK_S = 0.5
+
+
+def start(
+    setup: SetupOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Id or alias of the first model; without it, choose from a table.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    yes: Yes = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Give the terminal back once everything runs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up gateway and first model.
+
+    Prints the URLs and one request to try. Stays in the foreground, follows the gateway's log
+    and stops everything on Ctrl-C, unless --detach or --json is given. Where it runs already,
+    says so and changes nothing.
+    """
+    terminal = Terminal(as_json=as_json)
+    project = open_project({"setup": setup})
+    refuse(check(project.settings, project.catalog))
+    ask = terminal.interactive and not yes and model is None
+    with _signals_as_ctrl_c():
+        Start(terminal, project, model, ask=ask, stays=not detach and not as_json).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start, from nothing to a model that answers.
+
+    Attributes:
+        terminal: Where to write.
+        project: What to start.
+        model: The model that was named; None where none was.
+        ask: Whether the person may be asked for one.
+        stays: Whether it stays in the foreground.
+    """
+
+    terminal: Terminal
+    project: Project
+    model: str | None
+    ask: bool
+    stays: bool
+
+    def run(self) -> None:
+        """Start what does not run yet.
+
+        Raises:
+            SetupError: it cannot run here, or the gateway did not come up.
+            LLMBackendError: the gateway runs, its first model does not.
+            KeyboardInterrupt: Ctrl-C, after everything has been ended.
+        """
+        record = find_gateway(self.project.state_dir)
+        if record is not None:
+            self._say_already_runs(record)
+            return
+        machine = Machine(self.project)
+        choice = choose(self.project.settings.setup, self.project.root, lambda: machine.gpus)
+        self.terminal.say(f"Set-up: {choice.setup} ({choice.reason.rstrip('.')}).")
+        offers = machine.offers(choice.setup)
+        spec = first_model(self.project, offers, self.model, ask=self.ask)
+        if not offers[spec.id].downloaded:
+            fetch(self.terminal, self.project, spec)
+        with turn(self.project.state_dir):
+            record = find_gateway(self.project.state_dir)
+            if record is not None:
+                self._say_already_runs(record)
+                return
+            record = self._bring_up(choice.setup)
+        self.terminal.say(f"The gateway runs (process {record.pid}).")
+        self._go_on(record, spec)
+
+    def _bring_up(self, setup: str) -> RunRecord:
+        try:
+            with self.terminal.progress("gateway") as report:
+                return bring_up(self.project, setup, report)
+        except KeyboardInterrupt:
+            # The engine of an earlier gateway, which this one may have taken over already.
+            end_all(self.terminal, self.project, 0)
+            raise
+
+    def _go_on(self, record: RunRecord, spec: ModelSpec) -> None:
+        """Load the model; in the foreground stay until Ctrl-C, and then end everything."""
+        try:
+            awake = self._load(record, spec)
+            if self.terminal.as_json:
+                model = awake.id if awake else None
+                self.terminal.result(as_json_object(record, model, already=False))
+            else:
+                announce(self.terminal, self.project, record, awake or spec)
+            if self.stays:
+                self._follow(record)
+        except KeyboardInterrupt:
+            self.terminal.note("\nStopping. Ctrl-C again: without waiting for running requests.")
+            with turn(self.project.state_dir):
+                end_all(self.terminal, self.project, FOREGROUND_PATIENCE_S)
+            raise
+
+    def _load(self, record: RunRecord, spec: ModelSpec) -> ModelSpec | None:
+        """Have the first model loaded and return it; None where it failed and we stay."""
+        kept = self._kept(record)
+        try:
+            load(self.terminal, self.project, record, kept or spec)
+        except LLMBackendError as error:
+            self.terminal.note("The gateway runs, this model does not. Others: llm-backend models")
+            if not self.stays:
+                raise
+            self.terminal.error(error)
+            return None
+        return kept or spec
+
+    def _kept(self, record: RunRecord) -> ModelSpec | None:
+        """Return the model that the gateway keeps or brings back after a crash, unless we chose."""
+        if self.model is not None or self.ask:
+            return None
+        with Control(record, self.project.state_dir) as control:
+            status = control.status()
+        name = (status.get("switch") or {}).get("to") or status.get("model")
+        return self.project.catalog.find(name) if name else None
+
+    def _say_already_runs(self, record: RunRecord) -> None:
+        with Control(record, self.project.state_dir) as control:
+            awake = control.status().get("model")
+        if self.terminal.as_json:
+            self.terminal.result(as_json_object(record, awake, already=True))
+            return
+        shown = awake or "no model"
+        self.terminal.say(f"It runs already (process {record.pid}); awake: {shown}.")
+        spec = self.project.model(self.model) if self.model else None
+        if spec is not None and spec.id != awake:
+            self.terminal.say(f"To change the model: llm-backend switch {spec.id}")
+        announce(self.terminal, self.project, record, self.project.catalog.find(awake or ""))
+
+    def _follow(self, record: RunRecord) -> None:
+        self.terminal.say("Ctrl-C stops everything. The gateway's log from here:")
+        asyncio.run(_print_log(self.project, record))
+        raise SetupError(
+            f"The gateway (process {record.pid}) has ended.",
+            hint=f"Its log: {self.project.gateway_log}",
+            log_tail=logfile.tail(self.project.gateway_log, 15),
+        )
+
+
+async def _print_log(project: Project, record: RunRecord) -> None:
+    """Print the log of the gateway until it has ended."""
+    printing = asyncio.create_task(_print_lines(project))
+    try:
+        while record.process is not None:  # noqa: ASYNC110  # its end raises no event here
+            await asyncio.sleep(LOOK_S)
+    finally:
+        printing.cancel()
+
+
+async def _print_lines(project: Project) -> None:
+    async for line in logfile.follow(project.gateway_log, 0):
+        print(line, flush=True)
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and the end of the terminal, stop what Ctrl-C stops."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
