@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds the parts and wires them together."""
+"""The composition root: the only place that builds the edge and wires them together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,28 +18,15 @@ import uvicorn
 
 from llm_backend import __version__
 from llm_backend.config import check, load_catalog, refuse
-from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind
+from llm_backend.config.catalog import Catalog, RuntimeKind
 from llm_backend.config.settings import Settings
-from llm_backend.engines import kind_of, plan_for
-from llm_backend.engines.llamacpp import unavailable_reason
 from llm_backend.errors import SetupError
-from llm_backend.gateway.admission import Admission
-from llm_backend.gateway.app import Gateway, build_api
-from llm_backend.gateway.auth import authenticator_of
-from llm_backend.gateway.cache import ResponseCache
-from llm_backend.gateway.endpoints import ENDPOINTS
-from llm_backend.gateway.fleet import Fleet
-from llm_backend.gateway.guard import Guard
-from llm_backend.gateway.narrator import Narrator
-from llm_backend.gateway.pipeline import Limits, Pipeline, Stages
-from llm_backend.gateway.record import Recorder
-from llm_backend.gateway.report import Reporter
-from llm_backend.gateway.services import Services
-from llm_backend.gateway.upstream import Upstream
+from llm_backend.gateway.edge import Edge, build_edge
+from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol
+from llm_backend.gateway.roster import capacity_of, fleet_of, launches_of
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.gpu.nvml import NvmlProbe
 from llm_backend.gpu.system import Probes, SystemProbe
-from llm_backend.runtimes.base import Runtime
 from llm_backend.runtimes.locks import gateway_lock
 from llm_backend.runtimes.process import ProcessRuntime
 from llm_backend.switching.events import Rules
@@ -51,7 +38,6 @@ from llm_backend.switching.probe import EngineProbe
 from llm_backend.switching.switcher import Switcher
 from llm_backend.switching.watch import WatchRules
 from llm_backend.telemetry import logs
-from llm_backend.telemetry.metrics import Metrics
 from llm_backend.weights.store import Store
 
 log = structlog.get_logger(__name__)
@@ -60,12 +46,6 @@ SHUTDOWN_GRACE_S = 30
 """How long running requests may take after SIGTERM."""
 
 KEEP_ALIVE_S = 75
-
-_WAYS = {
-    RuntimeKind.DOCKER: "a container",
-    RuntimeKind.PROCESS: "a process",
-    RuntimeKind.EXTERNAL: "a server elsewhere",
-}
 
 
 def run(
@@ -147,15 +127,17 @@ async def _serve(
     listeners: Sequence[Listener],
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(_parts(settings, catalog))
-        everyone: list[Listener] = [*listeners, parts.narrator]
+        edge = await stack.enter_async_context(_parts(settings, catalog))
+        everyone: list[Listener] = [*listeners, edge.narrator]
         for told in everyone:
-            stack.enter_context(parts.switcher.feed.listening(told))
-        server = GatewayServer(parts)
+            stack.enter_context(edge.switcher.feed.listening(told))
+        limits = settings.limits
+        protocol = bounded_protocol(limits.headers_kib * 1024, limits.head_s, limits.slow_client_s)
+        server = GatewayServer(edge, protocol)
         stack.enter_context(_run_record(settings, address, log_path))
-        await parts.switcher.open()
-        parts.services.ready = True
-        log.info("gateway_ready", url=address.url, models=parts.services.fleet.available())
+        await edge.switcher.open()
+        edge.services.ready = True
+        log.info("gateway_ready", url=address.url, models=edge.services.fleet.available())
         await server.serve(sockets=[listener])
     log.info("gateway_stopped")
     return 0
@@ -164,10 +146,10 @@ async def _serve(
 class GatewayServer(uvicorn.Server):
     """uvicorn with one worker, told to stop by this process's own signal handlers."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, edge: Edge, protocol: type[BoundedProtocol]) -> None:
         config = uvicorn.Config(
-            parts.app,
-            http="httptools",
+            edge.app,
+            http=protocol,
             lifespan="off",
             workers=1,  # one process owns the device, whatever WEB_CONCURRENCY says
             access_log=False,
@@ -179,7 +161,7 @@ class GatewayServer(uvicorn.Server):
             ws="none",
         )
         super().__init__(config)
-        self._parts = parts
+        self._edge = edge
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -195,27 +177,17 @@ class GatewayServer(uvicorn.Server):
 
     def _stop(self, number: signal.Signals) -> None:
         log.info("gateway_stopping", signal=number.name)
-        self._parts.services.ready = False
-        self._parts.services.stopping.set()
-        self._parts.switcher.refuse_newcomers()
-        self._parts.switcher.feed.publish("step", step="shutting_down", elapsed_s=0.0)
+        self._edge.services.ready = False
+        self._edge.services.stopping.set()
+        self._edge.switcher.refuse_newcomers()
+        self._edge.switcher.feed.publish("step", step="shutting_down", elapsed_s=0.0)
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a running gateway is made of, as far as its life needs it."""
-
-    app: Gateway
-    services: Services
-    switcher: Switcher
-    narrator: Narrator
-
-
 @contextlib.asynccontextmanager
-async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Parts]:
+async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
     """Build everything; on leaving, release it in the reverse order."""
     async with contextlib.AsyncExitStack() as stack:
         nvml = NvmlProbe(catalog.devices)
@@ -224,67 +196,15 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Parts]:
         process = ProcessRuntime(settings.state_dir, lock_dir(settings))
         stack.push_async_callback(process.close)
         store = Store(settings.models_dir)
-        launches, unavailable = _launches(catalog, {RuntimeKind.PROCESS: process}, store, devices)
+        launches, unavailable = launches_of(catalog, {RuntimeKind.PROCESS: process}, store, devices)
         probe = EngineProbe()
         stack.push_async_callback(probe.close)
-        upstream = Upstream()
-        stack.push_async_callback(upstream.close)
         history = History(settings.state_dir / "history.json")
         history.load()
         switcher = _switcher(settings, catalog, launches, devices, probe, history)
         stack.push_async_callback(switcher.close)
-        fleet = _fleet(catalog, launches, unavailable)
-        yield _gateway(settings, fleet, switcher, devices, upstream)
-
-
-def _launches(
-    catalog: Catalog,
-    runtimes: Mapping[RuntimeKind, Runtime],
-    store: Store,
-    devices: GpuProbe,
-) -> tuple[list[Launch], dict[str, str]]:
-    """Tell the models that can run here from those that cannot, with the reason."""
-    launches: list[Launch] = []
-    unavailable: dict[str, str] = {}
-    for spec in catalog:
-        kind = next((r for r in spec.runtimes if r in runtimes), None)
-        reason = _why_not(spec, kind, catalog, devices)
-        if kind is None or reason is not None:
-            unavailable[spec.id] = reason or "no runtime"
-        else:
-            launches.append(_launch(spec, kind, runtimes[kind], store))
-    return launches, unavailable
-
-
-def _launch(spec: ModelSpec, kind: RuntimeKind, runtime: Runtime, store: Store) -> Launch:
-    return Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store, kind))
-
-
-def _why_not(
-    spec: ModelSpec, kind: RuntimeKind | None, catalog: Catalog, devices: GpuProbe
-) -> str | None:
-    if kind is None:
-        ways = " or ".join(_WAYS[runtime] for runtime in spec.runtimes)
-        return f"its engine is {ways}, and this set-up runs processes only"
-    if spec.engine.kind == "llama.cpp" and (reason := unavailable_reason()):
-        return reason
-    for name in spec.devices:
-        room = _capacity(catalog, devices, name)
-        if room is None and catalog.devices[name].kind == "cuda":
-            return f"its device {name} is not to be seen: no NVIDIA driver, or no such GPU"
-        if room is not None and spec.memory_mib.awake > room:
-            return f"it needs {spec.memory_mib.awake} MiB and {name} has {room}"
-    return None
-
-
-def _capacity(catalog: Catalog, devices: GpuProbe, name: str) -> int | None:
-    """Return what may be reserved on a device: what is set, else all that it has."""
-    reading = devices.read(name)
-    limits = [catalog.devices[name].memory_mib, reading.total_mib if reading else None]
-    known = [mib for mib in limits if mib is not None]
-    if reading is None and catalog.devices[name].kind == "cuda":
-        return None
-    return min(known) if known else None
+        fleet = fleet_of(catalog, [x.spec.id for x in launches], unavailable)
+        yield await stack.enter_async_context(build_edge(settings, fleet, switcher, devices))
 
 
 def _switcher(
@@ -296,7 +216,7 @@ def _switcher(
     history: History,
 ) -> Switcher:
     switching, limits = settings.switching, settings.limits
-    capacity = {name: _capacity(catalog, devices, name) for name in catalog.devices}
+    capacity = {name: capacity_of(catalog, devices, name) for name in catalog.devices}
     rules = Rules(
         queue_limit=limits.queue,
         mode=switching.mode,
@@ -317,42 +237,6 @@ def _switcher(
         wanted=WantedFile(settings.state_dir / "wanted.json"),
         preload=preload.id if preload else None,
     )
-
-
-def _fleet(catalog: Catalog, launches: Sequence[Launch], unavailable: dict[str, str]) -> Fleet:
-    runnable = [x.spec.id for x in launches]
-    preferred = [m for m in catalog.default if m in runnable]
-    return Fleet(catalog, unavailable, default=next(iter([*preferred, *runnable]), None))
-
-
-def _gateway(
-    settings: Settings, fleet: Fleet, switcher: Switcher, devices: GpuProbe, upstream: Upstream
-) -> Parts:
-    limits, server = settings.limits, settings.server
-    metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
-    cache = ResponseCache(settings.cache, time.monotonic)
-    authenticator = authenticator_of(settings)
-    pipeline = Pipeline(
-        Stages(
-            authenticator=authenticator,
-            admission=Admission(fleet, switcher, limits.queue_timeout_s),
-            cache=cache,
-            upstream=upstream,
-            recorder=Recorder(metrics),
-            switcher=switcher,
-        ),
-        Limits.of(limits),
-    )
-    guard = Guard(
-        hosts=server.allowed_hosts,
-        origins=server.cors_origins,
-        max_headers=limits.headers,
-        max_header_bytes=limits.headers_kib * 1024,
-    )
-    reporter = Reporter(settings, "local", fleet, switcher, devices, cache)
-    services = Services(authenticator, cache, fleet, metrics, reporter, switcher)
-    app = Gateway(guard, pipeline, build_api(services))
-    return Parts(app, services, switcher, Narrator(metrics, switcher))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
@@ -241,6 +242,11 @@ class GenerationDefaults(Strict):
     """Longest answer, in tokens."""
     response_format: Mapping[str, Any] | None = None
     """As in the OpenAI API: `{type: json_object}` or a JSON schema."""
+
+    @cached_property
+    def given(self) -> Mapping[str, Any]:
+        """The fields that have a value."""
+        return self.model_dump(exclude_none=True)
 
 
 class ModelSpec(Strict):

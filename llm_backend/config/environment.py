@@ -19,7 +19,14 @@ from llm_backend.config.yaml_file import parse_value, read_text, shown_path
 
 PREFIX: Final = "LLM_"
 
-RESERVED: Final = ("LLM_MODEL_ID", "LLM_DEVICE", "LLM_QUANTIZATION", "LLM_SERVICE_PORT")
+RESERVED: Final = (
+    "LLM_API_KEY",
+    "LLM_BASE_URL",
+    "LLM_DEVICE",
+    "LLM_MODEL_ID",
+    "LLM_QUANTIZATION",
+    "LLM_SERVICE_PORT",
+)
 """Names that are no settings and are left alone."""
 
 RESERVED_PREFIXES: Final = ("LLM_BACKEND_", "LLM_TEST_")

@@ -6,7 +6,6 @@ routes never reach them. The guard covers both.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 import structlog
@@ -25,7 +24,6 @@ from llm_backend.errors import (
     LLMBackendError,
     MethodNotAllowed,
     NotFound,
-    RequestTooSlow,
 )
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.exchange import Exchange
@@ -80,8 +78,7 @@ class Gateway:
             exchange.extra += preflight_headers(wanted)
             await exchange.answer(200, b"text/plain", b"")
         elif endpoint is None:
-            bounded = _bounded(receive, self._pipeline.limits.body_s)
-            await self._api(scope, bounded, exchange.tagging(send))
+            await self._api(scope, _bounded(receive), exchange.tagging(send))
         elif scope["method"] != "POST":
             exchange.extra.append((b"allow", b"POST"))
             raise MethodNotAllowed(f"{endpoint.path} takes POST, not {scope['method']}.")
@@ -96,24 +93,16 @@ def _defect() -> InternalError:
     )
 
 
-def _bounded(receive: Receive, timeout_s: float) -> Receive:
-    """Limit size and time of the body of a control request."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    size, whole = 0, False
+def _bounded(receive: Receive) -> Receive:
+    """Limit the body of a control request."""
+    size = 0
 
     async def bounded() -> Message:
-        nonlocal size, whole
-        if whole:  # from now on it tells only that the client has left
-            return await receive()
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError:
-            raise RequestTooSlow("The body did not arrive in time.") from None
+        nonlocal size
+        message = await receive()
         size += len(message.get("body", b""))
         if size > CONTROL_BODY_BYTES:
             raise BodyTooLarge(f"A control request has at most {CONTROL_BODY_BYTES} bytes.")
-        whole = not message.get("more_body", False)
         return message
 
     return bounded

@@ -1,67 +1,80 @@
-"""Answers that were given before: a cache in memory, bounded by bytes and by age.
+"""Answers that were given before: what may be kept, under which key, and where.
 
-The key covers everything that shapes an answer: tenant, model, fingerprint of the engine and the
-whole canonical body.
+The key covers everything that shapes an answer: tenant, model, fingerprint of the engine, route and
+the whole canonical body. Answers are kept in this process and, behind that, in Redis.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import orjson
 
 from llm_backend.config.settings import CacheSettings
 from llm_backend.gateway.endpoints import Endpoint
+from llm_backend.gateway.memory_store import MemoryStore
+from llm_backend.gateway.redis_store import RedisStore
+from llm_backend.gateway.stored import StoredAnswer
 from llm_backend.wire import JSONObject
 
-OVERHEAD = 512
-"""Bytes that an entry takes besides its answer."""
+Policy = Literal["use", "refresh", "bypass"]
+
+_FORM = ("stream", "stream_options")
+"""Fields that shape how an answer is told, not what it says."""
 
 
 @dataclass(frozen=True, slots=True)
-class CachedAnswer:
-    """A whole answer of an engine.
+class CacheKey:
+    """Under which an answer is kept.
 
     Attributes:
-        model: The catalog id.
-        content_type: As the engine sent it.
-        body: All of it; a stream with its events as they came.
-        expires: On the monotonic clock.
+        own: For the form that was asked for.
+        whole: For the answer as one JSON object, from which a stream can be told.
     """
 
-    model: str
-    content_type: bytes
-    body: bytes
-    expires: float
+    own: bytes
+    whole: bytes
+
+    @classmethod
+    def of(
+        cls, tenant: str, fingerprint: str, endpoint: Endpoint, model: str, body: JSONObject
+    ) -> Self:
+        """Return the key of a request; `body` must have its defaults filled in."""
+        said = {k: v for k, v in body.items() if k not in _FORM}
+        parts = [tenant, fingerprint, endpoint.path, {**said, "model": model}]
+        common = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
+        whole = common.copy()
+        whole.update(b"whole")
+        if body.get("stream") is not True:
+            return cls(whole.digest(), whole.digest())
+        options = orjson.dumps(body.get("stream_options"), option=orjson.OPT_SORT_KEYS)
+        common.update(b"stream" + options)
+        return cls(common.digest(), whole.digest())
 
 
 class ResponseCache:
-    """Keeps the newest answers that fit.
+    """Keeps answers in memory, and in Redis where there is one.
 
     Args:
         settings: Mode, bytes and time to live.
         clock: Monotonic seconds.
+        redis: The store behind the memory.
     """
 
-    backend = "memory"
-
-    def __init__(self, settings: CacheSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings,
+        clock: Callable[[], float],
+        redis: RedisStore | None = None,
+    ) -> None:
         self._settings = settings
-        self._clock = clock
-        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
-        self._room = settings.memory_mib * 1024 * 1024
-        self.bytes = 0
+        self._memory = MemoryStore(settings.memory_mib * 1024 * 1024, settings.ttl_s, clock)
+        self._redis = redis
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def policy(
-        self, endpoint: Endpoint, body: JSONObject, cache_control: bytes
-    ) -> Literal["use", "refresh", "bypass"]:
+    def policy(self, endpoint: Endpoint, body: JSONObject, cache_control: bytes) -> Policy:
         """Decide what the cache does for a request.
 
         `Cache-Control: no-cache` asks for a new answer, `no-store` leaves no trace of it.
@@ -72,45 +85,61 @@ class ResponseCache:
             return "bypass"
         return "refresh" if b"no-cache" in cache_control else "use"
 
-    def key(
-        self, tenant: str, fingerprint: str, endpoint: Endpoint, model: str, body: JSONObject
-    ) -> bytes:
-        """Return the key of a request; `body` must have its defaults filled in."""
-        parts = [tenant, fingerprint, endpoint.path, {**body, "model": model}]
-        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+    def shares(self, endpoint: Endpoint, body: JSONObject) -> bool:
+        """Return whether equal requests may have one answer: not where it is sampled."""
+        return is_deterministic(endpoint, body)
 
-    def get(self, key: bytes) -> CachedAnswer | None:
-        """Return the answer that is kept for a key."""
-        answer = self._answers.get(key)
-        if answer is None:
-            return None
-        if answer.expires <= self._clock():
-            self._drop(key)
-            return None
-        self._answers.move_to_end(key)
-        return answer
+    def at_hand(self, key: CacheKey) -> StoredAnswer | None:
+        """Return what is kept in memory for a key."""
+        return self._memory.get(key.own) or self._memory.get(key.whole)
 
-    def put(self, key: bytes, model: str, content_type: bytes, body: bytes) -> None:
+    async def look_up(self, key: CacheKey, model: str) -> StoredAnswer | None:
+        """Return what is kept for a key, here or in Redis."""
+        answer = self.at_hand(key)
+        if answer is not None or self._redis is None:
+            return answer
+        for place in dict.fromkeys((key.own, key.whole)):
+            answer = await self._redis.get(place, model)
+            if answer is not None:
+                self._memory.put(place, answer)
+                return answer
+        return None
+
+    def keep(self, key: CacheKey, answer: StoredAnswer) -> None:
         """Keep a whole, successful answer."""
-        if len(body) + OVERHEAD > self._room // 8:
-            return
-        if key in self._answers:
-            self._drop(key)
-        expires = self._clock() + self._settings.ttl_s
-        self._answers[key] = CachedAnswer(model, content_type, body, expires)
-        self.bytes += len(body) + OVERHEAD
-        while self.bytes > self._room:
-            self._drop(next(iter(self._answers)))
+        self._memory.put(key.own, answer)
+        if self._redis is not None:
+            self._redis.put(key.own, answer)
 
-    def clear(self, model: str | None = None) -> int:
-        """Forget all answers, or those of one model; return how many there were."""
-        keys = [k for k, a in self._answers.items() if model is None or a.model == model]
-        for key in keys:
-            self._drop(key)
-        return len(keys)
+    async def clear(self, model: str | None = None) -> int:
+        """Forget all answers, or those of one model; return how many there were.
 
-    def _drop(self, key: bytes) -> None:
-        self.bytes -= len(self._answers.pop(key).body) + OVERHEAD
+        Raises:
+            RedisError: Redis does not answer.
+            TimeoutError: the same.
+        """
+        cleared = self._memory.clear(model)
+        if self._redis is None:
+            return cleared
+        return max(cleared, await self._redis.clear(model))
+
+    def describe(self) -> dict[str, Any]:
+        """Return its state, as `/health` shows it."""
+        redis = self._redis
+        return {
+            "status": "ok" if redis is None or redis.well else "degraded",
+            "backend": "memory" if redis is None else "redis",
+            "mode": self._settings.mode,
+            "entries": len(self._memory),
+            "bytes": self._memory.bytes,
+            "redis_errors": redis.errors if redis else None,
+            "rejected_values": redis.rejected if redis else None,
+        }
+
+    async def close(self) -> None:
+        """Let go of Redis."""
+        if self._redis is not None:
+            await self._redis.close()
 
 
 def is_deterministic(endpoint: Endpoint, body: JSONObject) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from llm_backend.errors import BodyTooLarge, LLMBackendError, RequestTooSlow
+from llm_backend.errors import BodyTooLarge, LLMBackendError
 from llm_backend.gateway.sse import StreamKind, error_event
 from llm_backend.wire import Dialect, encode, error_object, retry_after
+
+CONNECTION = "llm_backend.connection"
+"""Under which the extensions of a scope have the connection that the request came on."""
 
 Headers = list[tuple[bytes, bytes]]
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -18,6 +22,18 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""
+
+
+class Connection(Protocol):
+    """The connection that a request came on.
+
+    Attributes:
+        is_lost: Whether it has ended.
+        on_lost: Called, if set, when it ends.
+    """
+
+    is_lost: bool
+    on_lost: Callable[[], None] | None
 
 
 class Exchange:
@@ -34,6 +50,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_connection",
         "_receive",
         "_send",
         "dialect",
@@ -53,58 +70,58 @@ class Exchange:
         self.extra: Headers = [(b"x-request-id", request_id.encode())]
         self.dialect: Dialect = "openai"
         self.stream: StreamKind | None = None
+        self._connection: Connection = scope["extensions"][CONNECTION]
         self._receive = receive
         self._send = send
 
-    async def body(self, limit: int, timeout_s: float) -> bytes:
-        """Read the whole body.
+    async def body(self, limit: int) -> bytes:
+        """Read the whole body; the connection itself limits how long that takes.
 
         Raises:
             BodyTooLarge: it is longer than `limit` bytes.
-            RequestTooSlow: it did not come within `timeout_s` seconds.
             ClientGone: the client left meanwhile.
         """
-        first = await self._piece(timeout_s)
+        first = await self._piece(limit)
         if not first.get("more_body", False):
-            return _bounded(first["body"], limit)
-        parts = [_bounded(first["body"], limit)]
+            return bytes(first["body"])
+        parts = [first["body"]]
         size = len(parts[0])
-        deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
-            message = await self._piece(deadline - asyncio.get_running_loop().time())
-            parts.append(_bounded(message["body"], limit - size))
+            message = await self._piece(limit - size)
+            parts.append(message["body"])
             size += len(parts[-1])
             if not message.get("more_body", False):
                 return b"".join(parts)
 
-    async def _piece(self, timeout_s: float) -> Message:
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await self._receive()
-        except TimeoutError:
-            raise RequestTooSlow("The body did not arrive in time.") from None
+    async def _piece(self, room: int) -> Message:
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
+        if len(message["body"]) > room:
+            raise BodyTooLarge(
+                "The body is larger than this gateway takes.",
+                hint="limits.body_mib sets the limit.",
+            )
         return message
 
-    @asynccontextmanager
-    async def client_watched(self) -> AsyncIterator[None]:
+    @contextmanager
+    def client_watched(self) -> Iterator[None]:
         """Break the block off with ClientGone as soon as the client closes the connection."""
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("requests run in tasks")
+        if self._connection.is_lost:
+            raise ClientGone
         gone = False
 
-        async def watch() -> None:
+        def lost() -> None:
             nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            # After a whole answer the server says "disconnect" too.
+            # Behind a whole answer the end of the connection is nobody's loss.
             if not self.finished:
                 gone = True
                 task.cancel()
 
-        watcher = asyncio.create_task(watch())
+        self._connection.on_lost = lost
         try:
             yield
         except asyncio.CancelledError:
@@ -113,7 +130,7 @@ class Exchange:
                 raise ClientGone from None
             raise
         finally:
-            watcher.cancel()
+            self._connection.on_lost = None
 
     async def start(self, status: int, content_type: bytes, length: int | None = None) -> None:
         """Send the head of the answer."""
@@ -172,11 +189,3 @@ class Exchange:
         self.extra.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         body = encode(error_object(error, self.dialect))
         await self.answer(error.status, b"application/json", body)
-
-
-def _bounded(piece: bytes, limit: int) -> bytes:
-    if len(piece) > limit:
-        raise BodyTooLarge(
-            "The body is larger than this gateway takes.", hint="limits.body_mib sets the limit."
-        )
-    return piece

@@ -7,131 +7,75 @@ only this one composes them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Self
 
-from llm_backend.config.catalog import GenerationDefaults, ModelSpec
-from llm_backend.config.settings import LimitSettings
-from llm_backend.engines.answers import error_from
-from llm_backend.errors import (
-    EngineBroke,
-    EngineGone,
-    EngineTimeout,
-    InvalidRequest,
-    LLMBackendError,
-    PromptTooLong,
-)
+from llm_backend.errors import EngineBroke, EngineGone, LLMBackendError, Overloaded
 from llm_backend.gateway import sse
-from llm_backend.gateway.admission import Admission
+from llm_backend.gateway.admission import SIGN_EVERY_S, Admission, Sign
 from llm_backend.gateway.auth import Authenticator
-from llm_backend.gateway.cache import ResponseCache
+from llm_backend.gateway.cache import CacheKey, Policy, ResponseCache
+from llm_backend.gateway.calls import Bounds, Call, Salt, understand
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.exchange import EVENT_STREAM, ClientGone, Exchange
+from llm_backend.gateway.flight import Flight, Flights
+from llm_backend.gateway.images import Images
+from llm_backend.gateway.quota import Quotas
 from llm_backend.gateway.record import Record, Recorder
-from llm_backend.gateway.response import Response
-from llm_backend.gateway.upstream import Upstream, request_head
-from llm_backend.runtimes.base import Engine
+from llm_backend.gateway.relay import Relay
+from llm_backend.gateway.replay import as_stream
+from llm_backend.gateway.stored import StoredAnswer
 from llm_backend.switching.lease import Lease
 from llm_backend.switching.switcher import Switcher
-from llm_backend.wire import (
-    JSONObject,
-    decode_object,
-    encode,
-    requested_model,
-    wants_stream,
-)
+from llm_backend.wire import JSONObject, decode_object, encode, requested_model
 
-ANSWER_LIMIT = 256 * 1024 * 1024
-ERROR_LIMIT = 64 * 1024
-LARGE_BODY = 1024 * 1024
-"""Bodies above this many bytes are parsed off the event loop."""
-
-MEDIA = frozenset({"data", "file_data", "image_url", "url"})
-"""Fields whose strings are images, sound or files, in the bodies of either API."""
+LARGE = 1024 * 1024
+"""Bodies above this many bytes are parsed and hashed off the event loop."""
 
 CAUSE_S = 1.5
 """How long a broken answer waits to learn why its engine ended."""
 
+REPLAY_PIECE = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages that a request passes."""
+    """The stages that a request passes, in their order."""
 
     authenticator: Authenticator
-    admission: Admission
+    quotas: Quotas
+    bounds: Bounds
+    images: Images
+    salt: Salt | None
     cache: ResponseCache
-    upstream: Upstream
-    recorder: Recorder
+    flights: Flights
+    admission: Admission
     switcher: Switcher
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on one request."""
-
-    body_bytes: int
-    body_s: float
-    prompt_chars: int
-    messages: int
-    request_s: float
-    idle_s: float
-
-    @classmethod
-    def of(cls, settings: LimitSettings) -> Self:
-        """Take them from the settings."""
-        return cls(
-            body_bytes=settings.body_mib * 1024 * 1024,
-            body_s=settings.slow_client_s,
-            prompt_chars=settings.prompt_chars,
-            messages=settings.messages,
-            request_s=settings.request_timeout_s,
-            idle_s=settings.idle_timeout_s,
-        )
-
-
-@dataclass(slots=True)
-class Call:
-    """A request, understood.
-
-    Attributes:
-        endpoint: The route that it came on.
-        spec: The model that it gets.
-        body: Its body, with defaults filled in.
-        raw: The bytes for the engine: as the client sent them, unless a field had to change.
-        stream: Whether it asks for a stream.
-        cache_key: Under which its answer may be kept; None where it may not.
-        record: What is remembered of it.
-    """
-
-    endpoint: Endpoint
-    spec: ModelSpec
-    body: JSONObject
-    raw: bytes
-    stream: bool
-    cache_key: bytes | None
-    record: Record
+    relay: Relay
+    recorder: Recorder
 
 
 class Pipeline:
     """Runs requests on the inference routes.
 
-    Attributes:
-        limits: Bounds on each of them.
+    Args:
+        stages: What they pass.
+        body_bytes: Longest body.
     """
 
-    def __init__(self, stages: Stages, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, stages: Stages, body_bytes: int) -> None:
         self._stages = stages
+        self._body_bytes = body_bytes
 
     async def run(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """Serve one request; whatever happens, it is answered and recorded."""
         record = Record(exchange.request_id, endpoint.path)
         failure: Exception | None = ClientGone()
         try:
-            await self._serve(exchange, endpoint, record)
+            record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
+            with self._stages.quotas.spending(record.key) as headers:
+                exchange.extra += headers
+                await self._serve(exchange, endpoint, record)
             failure = None
         except ClientGone:
             pass
@@ -145,229 +89,154 @@ class Pipeline:
             self._stages.recorder.close(record, exchange.status, failure)
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint, record: Record) -> None:
-        record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
-        raw = await exchange.body(self.limits.body_bytes, self.limits.body_s)
+        raw = await exchange.body(self._body_bytes)
         record.began = time.monotonic()
+        with exchange.client_watched():
+            call = await self._understood(endpoint, raw, record)
+            if call.stream:
+                exchange.stream = endpoint.stream
+            policy = self._policy(exchange, call)
+            if policy == "bypass":
+                exchange.extra.append((b"x-cache", b"bypass"))
+                await self._ask(exchange, call, keep=False)
+            else:
+                record.cache = "miss"
+                key = await self._key(call)
+                await self._answer(exchange, call, key, may_look=policy == "use")
+
+    async def _understood(self, endpoint: Endpoint, raw: bytes, record: Record) -> Call:
+        stages = self._stages
         body = await _decoded(raw)
-        call = self._understood(exchange, endpoint, raw, body, record)
-        if call.stream:
-            exchange.stream = endpoint.stream
-        if await self._from_cache(exchange, call):
-            return
-        async with exchange.client_watched():
-            with self._stages.switcher.lease(call.spec.id) as lease:
-                engine = lease.engine or await self._admitted(exchange, call, lease)
-                record.waited_s = lease.waited_s
-                try:
-                    async with self._deadline(call):
-                        await self._relay(exchange, call, lease, engine)
-                except (EngineGone, EngineBroke) as error:
-                    # The engine may be gone: then its end says more than the broken connection.
-                    raise await lease.cause(CAUSE_S) or error from None
-
-    # Understanding
-
-    def _understood(
-        self, exchange: Exchange, endpoint: Endpoint, raw: bytes, body: JSONObject, record: Record
-    ) -> Call:
-        name = requested_model(body)
-        spec = self._stages.admission.choose(name)
+        spec = stages.admission.choose(requested_model(body))
         record.model = spec.id
-        self._stages.admission.check(spec, endpoint)
-        record.stream = stream = endpoint.stream is not None and wants_stream(body)
-        self._check_size(body, raw)
-        changes = _defaults(spec.defaults, body) if endpoint.generates else {}
-        if name is not None and name != spec.id:
-            changes["model"] = spec.id
-        if changes:
-            body = {**body, **changes}
+        stages.admission.check(spec, endpoint)
+        stages.bounds.check(body, len(raw))
+        if await stages.images.prepare(body):
             raw = encode(body)
-        key = self._cache_key(exchange, endpoint, spec, body, record)
-        return Call(endpoint, spec, body, raw, stream, key, record)
+        call = understand(endpoint, spec, body, raw, record)
+        if stages.salt is not None:
+            stages.salt.apply(call)
+        return call
 
-    def _check_size(self, body: JSONObject, raw: bytes) -> None:
-        messages = body.get("messages")
-        if isinstance(messages, list) and len(messages) > self.limits.messages:
-            raise InvalidRequest(
-                f"{len(messages)} messages; at most {self.limits.messages}.",
-                hint="limits.messages in config/gateway.yaml sets this limit.",
-                param="messages",
-            )
-        # Counting characters costs a walk through the body: only where they could be too many.
-        if len(raw) > self.limits.prompt_chars:
-            characters = _text_length(body)
-            if characters > self.limits.prompt_chars:
-                raise PromptTooLong(
-                    f"The prompt has {characters} characters; at most {self.limits.prompt_chars}.",
-                    hint="limits.prompt_chars in config/gateway.yaml sets this limit.",
-                    param="messages" if messages is not None else "prompt",
-                )
+    # Answers that there are already
 
-    # The cache
-
-    def _cache_key(
-        self,
-        exchange: Exchange,
-        endpoint: Endpoint,
-        spec: ModelSpec,
-        body: JSONObject,
-        record: Record,
-    ) -> bytes | None:
+    def _policy(self, exchange: Exchange, call: Call) -> Policy:
         control = exchange.headers.get(b"cache-control", b"")
-        policy = self._stages.cache.policy(endpoint, body, control)
-        exchange.extra.append((b"x-cache", b"bypass"))
-        if policy == "bypass":
-            return None
-        fingerprint = self._stages.admission.fingerprint(spec.id)
-        if fingerprint is None:
-            return None
-        record.cache = "miss"
-        exchange.extra[-1] = (b"x-cache", b"miss")
-        key = self._stages.cache.key(record.key or "", fingerprint, endpoint, spec.id, body)
-        if policy == "use":
-            record.cache = "hit"
-        return key
+        if self._stages.admission.fingerprint(call.spec.id) is None:
+            return "bypass"
+        return self._stages.cache.policy(call.endpoint, call.body, control)
 
-    async def _from_cache(self, exchange: Exchange, call: Call) -> bool:
-        """Answer from the cache, if that may be and it has the answer."""
-        if call.cache_key is None or call.record.cache != "hit":
-            return False
-        answer = self._stages.cache.get(call.cache_key)
-        if answer is None:
-            call.record.cache = "miss"
-            return False
-        exchange.extra[-1] = (b"x-cache", b"hit")
-        await exchange.answer(200, answer.content_type, answer.body)
-        return True
+    async def _key(self, call: Call) -> CacheKey:
+        fingerprint = self._stages.admission.fingerprint(call.spec.id) or ""
+        facts = (call.record.key or "", fingerprint, call.endpoint, call.spec.id, call.body)
+        if len(call.raw) <= LARGE:
+            return CacheKey.of(*facts)
+        return await asyncio.to_thread(CacheKey.of, *facts)
+
+    async def _answer(
+        self, exchange: Exchange, call: Call, key: CacheKey, *, may_look: bool
+    ) -> None:
+        """Answer from the cache, from the call of an equal request, or by a call of one's own."""
+        cache, flights = self._stages.cache, self._stages.flights
+        answer = await cache.look_up(key, call.spec.id) if may_look else None
+        shares = may_look and cache.shares(call.endpoint, call.body)
+        while answer is None:
+            flight = flights.find(key.own) if shares else None
+            # Another may have led and landed while we looked into Redis.
+            answer = cache.at_hand(key) if shares and flight is None else None
+            if flight is not None:
+                await self._wait_for(exchange, call, flight)
+                # What the leader came to; nothing where it left: then the next one leads.
+                answer = flight.answer
+            elif answer is None:
+                await self._lead(exchange, call, key, shares=shares)
+                return
+        await self._replay(exchange, call, answer)
+
+    async def _lead(self, exchange: Exchange, call: Call, key: CacheKey, *, shares: bool) -> None:
+        exchange.extra.append((b"x-cache", b"miss"))
+        if not shares:
+            self._keep(key, await self._ask(exchange, call, keep=True))
+            return
+        with self._stages.flights.leading(key.own) as flight:
+            flight.answer = await self._ask(exchange, call, keep=True)
+            self._keep(key, flight.answer)
+
+    def _keep(self, key: CacheKey, answer: StoredAnswer | None) -> None:
+        if answer is not None:
+            self._stages.cache.keep(key, answer)
+
+    async def _wait_for(self, exchange: Exchange, call: Call, flight: Flight) -> None:
+        deadline = asyncio.get_running_loop().time() + self._stages.admission.timeout_s
+        while not await flight.over(SIGN_EVERY_S):
+            if asyncio.get_running_loop().time() > deadline:
+                raise Overloaded(
+                    "An equal request has not been answered in time.", retry_after_s=30
+                )
+            if call.stream:
+                await self._sign(exchange, call, "waiting for an equal request")
+        if flight.error is not None:
+            raise flight.error
+
+    async def _replay(self, exchange: Exchange, call: Call, answer: StoredAnswer) -> None:
+        call.record.cache = "hit"
+        exchange.extra.append((b"x-cache", b"hit"))
+        content_type, body = answer.content_type, answer.body
+        kind = call.endpoint.stream
+        if call.stream and kind is not None and content_type != EVENT_STREAM:
+            options = call.body.get("stream_options")
+            usage = isinstance(options, dict) and options.get("include_usage") is True
+            told = as_stream(await _decoded(body), kind, usage=usage)
+            if told is None:
+                await self._ask(exchange, call, keep=False)
+                return
+            content_type, body = EVENT_STREAM, told
+        if not call.stream:
+            await exchange.answer(200, content_type, body)
+            return
+        if exchange.status is None:
+            await exchange.start(200, content_type)
+        for start in range(0, len(body), REPLAY_PIECE):
+            await exchange.write(body[start : start + REPLAY_PIECE])
+            # Nothing here waits by itself: others have their turn, and a departure is seen.
+            await asyncio.sleep(0)
+        await exchange.end()
 
     # The engine
 
-    async def _admitted(self, exchange: Exchange, call: Call, lease: Lease) -> Engine:
-        async def sign(text: str) -> None:
-            if exchange.status is None:
-                await exchange.start(200, EVENT_STREAM)
-            anthropic = call.endpoint.dialect == "anthropic"
-            await exchange.write(sse.PING if anthropic else sse.comment(text))
+    async def _ask(self, exchange: Exchange, call: Call, *, keep: bool) -> StoredAnswer | None:
+        stages = self._stages
+        await stages.switcher.check(call.spec.id)
+        with stages.switcher.lease(call.spec.id) as lease:
+            engine = lease.engine
+            if engine is None:
+                engine = await stages.admission.wait(lease, self._signer(exchange, call))
+            call.record.waited_s = lease.waited_s
+            try:
+                return await stages.relay.run(exchange, call, lease, engine, keep=keep)
+            except (EngineGone, EngineBroke) as error:
+                raise await self._cause(lease, error) from None
 
-        return await self._stages.admission.wait(lease, sign if call.stream else None)
+    @staticmethod
+    async def _cause(lease: Lease, error: LLMBackendError) -> LLMBackendError:
+        # The engine may be gone: then its end says more than the broken connection.
+        return await lease.cause(CAUSE_S) or error
 
-    @contextlib.asynccontextmanager
-    async def _deadline(self, call: Call) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self.limits.request_s):
-                yield
-        except TimeoutError:
-            raise EngineTimeout(
-                f"{call.spec.id} did not finish within {self.limits.request_s:g} s.",
-                hint="limits.request_timeout_s in config/gateway.yaml sets this limit.",
-            ) from None
+    def _signer(self, exchange: Exchange, call: Call) -> Sign | None:
+        if not call.stream:
+            return None
+        return lambda text: self._sign(exchange, call, text)
 
-    async def _relay(self, exchange: Exchange, call: Call, lease: Lease, engine: Engine) -> None:
-        leased = time.monotonic()
-        with await self._asked(exchange, call, engine) as response:
-            call.record.first_byte_s = time.monotonic() - leased
-            lease.on_revoke(response.abort)
-            await self._pass_on(exchange, call, response)
-
-    async def _asked(self, exchange: Exchange, call: Call, engine: Engine) -> Response:
-        head = request_head(
-            "POST",
-            call.endpoint.path,
-            f"{engine.host}:{engine.port}",
-            len(call.raw),
-            [(b"x-request-id", exchange.request_id.encode())],
-            key=engine.key,
-        )
-        return await self._stages.upstream.send(
-            engine.host,
-            engine.port,
-            head,
-            call.raw,
-            headers_timeout_s=self.limits.request_s,
-            idle_timeout_s=self.limits.idle_s,
-            tls=engine.tls,
-        )
-
-    async def _pass_on(self, exchange: Exchange, call: Call, response: Response) -> None:
-        if response.status != 200:
-            raise error_from(response.status, await response.read(ERROR_LIMIT))
-        if call.stream and call.endpoint.stream and response.content_type == b"text/event-stream":
-            await self._pass_stream(exchange, call, call.endpoint.stream, response)
-        else:
-            await self._pass_whole(exchange, call, response)
-
-    async def _pass_whole(self, exchange: Exchange, call: Call, response: Response) -> None:
-        body = await response.read(ANSWER_LIMIT)
-        answer = await _decoded_answer(body)
-        if sse.aborted(answer):
-            raise EngineGone(f"The engine of {call.spec.id} broke the answer off.")
-        call.record.note_usage(answer.get("usage"))
-        if exchange.status is not None:
-            raise EngineBroke(f"The engine of {call.spec.id} did not stream.")
-        await exchange.answer(200, b"application/json", body)
-        self._keep(call, b"application/json", body)
-
-    async def _pass_stream(
-        self, exchange: Exchange, call: Call, kind: sse.StreamKind, response: Response
-    ) -> None:
-        watch, begun = sse.StreamWatch(kind), False
-        kept: list[bytes] | None = None if call.cache_key is None else []
+    @staticmethod
+    async def _sign(exchange: Exchange, call: Call, text: str) -> None:
+        """Tell the client of a stream what it waits for."""
         if exchange.status is None:
             await exchange.start(200, EVENT_STREAM)
-        async for piece in response:
-            good = watch.feed(piece)
-            if good and not begun:
-                good = sse.with_start(kind, good, call.spec.id, exchange.request_id)
-                begun = True
-            if good:
-                await exchange.write(good)
-                if kept is not None:
-                    kept.append(good)
-            if watch.failure is not None:
-                raise watch.failure
-        last = watch.finish()
-        if watch.failure is not None:
-            raise watch.failure
-        await exchange.end(last)
-        call.record.note_usage(watch.usage)
-        if kept is not None:
-            self._keep(call, EVENT_STREAM, b"".join([*kept, last]))
-
-    def _keep(self, call: Call, content_type: bytes, body: bytes) -> None:
-        if call.cache_key is not None:
-            self._stages.cache.put(call.cache_key, call.spec.id, content_type, body)
+        anthropic = call.endpoint.dialect == "anthropic"
+        await exchange.write(sse.PING if anthropic else sse.comment(text))
 
 
 async def _decoded(raw: bytes) -> JSONObject:
-    if len(raw) <= LARGE_BODY:
+    if len(raw) <= LARGE:
         return decode_object(raw)
     return await asyncio.to_thread(decode_object, raw)
-
-
-async def _decoded_answer(body: bytes) -> JSONObject:
-    try:
-        return await _decoded(body)
-    except InvalidRequest:
-        raise EngineBroke("The engine's answer is not a JSON object.") from None
-
-
-def _defaults(defaults: GenerationDefaults, body: JSONObject) -> JSONObject:
-    """Return the catalog's defaults for the fields that a request does not have."""
-    values = defaults.model_dump(exclude_none=True)
-    if "max_completion_tokens" in body:
-        values.pop("max_tokens", None)
-    return {field: value for field, value in values.items() if field not in body}
-
-
-def _text_length(value: object) -> int:
-    """Count the characters of all strings in a JSON value, media and their addresses excepted."""
-    total, todo = 0, [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, dict):
-            todo.extend(v for k, v in item.items() if not (k in MEDIA and isinstance(v, str)))
-        elif isinstance(item, list):
-            todo.extend(item)
-    return total

@@ -2,7 +2,7 @@
 
 The policy is first come, first served, with joining:
 
-1. An operator's switch goes before every request; a later one of the same group replaces it.
+1. An operator's switch goes before every request; a later one that excludes it replaces it.
 2. Models stand in line by the oldest request that waits for them.
 3. An awake model grants its waiting requests while it has leases to give. When a model becomes
    awake, all who wait for it join, whatever else waits: a load is never thrown away unserved.
@@ -29,7 +29,7 @@ from llm_backend.errors import (
 from llm_backend.switching import events as ev
 from llm_backend.switching.entry import Entry
 from llm_backend.switching.estimates import Durations, switch_s
-from llm_backend.switching.eviction import Occupant, exclude_each_other, has_room, make_room
+from llm_backend.switching.eviction import Occupant, fits_beside, has_room, make_room
 from llm_backend.switching.states import AT_REST, SERVING, State, Trigger, next_state
 
 
@@ -157,13 +157,13 @@ class Scheduler:
                 tickets.remove(ticket)
 
     def _switch_asked(self, ticket: ev.Ticket, entry: Entry) -> None:
-        why = f"A later switch to {entry.needs.model} replaced this one."
-        for other in list(self.intents):
-            needs = self.entries[other].needs
-            if other != entry.needs.model and exclude_each_other(needs, entry.needs):
-                self._drop_intent(other, why)
-        self.intents.setdefault(entry.needs.model, []).append(ticket)
         self._want(entry.needs.group, entry.needs.model)
+        why = f"A later switch to {entry.needs.model} replaced this one."
+        for other in [self.entries[m] for m in self.intents if m != entry.needs.model]:
+            if not fits_beside(entry.needs, [other.needs], self.rules.capacity):
+                self._drop_intent(other.needs.model, why)
+                self._want_no_more(other)
+        self.intents.setdefault(entry.needs.model, []).append(ticket)
 
     def _unload_asked(self, ticket: ev.Ticket, entry: Entry) -> None:
         model = entry.needs.model
@@ -227,9 +227,10 @@ class Scheduler:
     def _advance(self) -> None:
         self._leaving = set()
         ahead: list[ev.Needs] = []
-        for entry in list(self._line()):
+        while entry := next((e for e in self._line() if e.needs not in ahead), None):
+            place = self._place(entry)
             self._serve(entry, ahead)
-            if entry.waiting or entry.needs.model in self.intents:
+            if place == self._place(entry):  # else somebody was served: it stands further back now
                 ahead.append(entry.needs)
         for entry in self.entries.values():
             if self._drain_is_pointless(entry):
@@ -243,6 +244,9 @@ class Scheduler:
         requested = [e for e in self.entries.values() if e.waiting]
         requested.sort(key=lambda e: next(iter(e.waiting)))
         yield from [e for e in requested if e.needs.model not in self.intents]
+
+    def _place(self, entry: Entry) -> tuple[bool, ev.Ticket | None]:
+        return entry.needs.model in self.intents, next(iter(entry.waiting), None)
 
     def _serve(self, entry: Entry, ahead: list[ev.Needs]) -> None:
         if self._drain_is_pointless(entry):

@@ -24,7 +24,7 @@ from llm_backend.switching.history import WantedFile
 from llm_backend.switching.keeper import EngineKeeper, Launch, Tools
 from llm_backend.switching.lease import Lease
 from llm_backend.switching.scheduler import Scheduler
-from llm_backend.switching.states import State
+from llm_backend.switching.states import AT_REST, State
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,15 @@ class Switcher:
     def lease(self, model: str) -> Lease:
         """Return a lease on a model, to be used as a context manager."""
         return Lease(self, model, next(self._tickets), asyncio.get_running_loop().time())
+
+    async def check(self, model: str) -> None:
+        """Find out whether a start can work, before another engine is ended for it.
+
+        Raises:
+            LLMBackendError: weights, an interpreter or a file is missing.
+        """
+        if self.entries[model].state in AT_REST:
+            await self._keepers[model].plan()
 
     async def switch(self, model: str) -> None:
         """Make a model awake, by an operator's wish; return when it is.
@@ -342,8 +351,7 @@ class Switcher:
             yield runtime, [k for k in self._keepers.values() if id(k.launch.runtime) == key]
 
     def _busy_models(self) -> set[str]:
-        rest = {State.STOPPED, State.FAILED}
-        return {m for m, e in self.entries.items() if e.state not in rest}
+        return {m for m, e in self.entries.items() if e.state not in AT_REST}
 
 
 def _shutting_down() -> ShuttingDown:

@@ -54,6 +54,7 @@ class ClearRequest(BaseModel):
 async def load(service: Service, _: AdminKey, request: LoadRequest) -> JSONResponse:
     """Make a model awake; answers when it is, or at once with `"wait": false`."""
     model = _wanted(service.fleet, request)
+    await service.switcher.check(model)
     if not request.wait:
         service.switcher.begin_switch(model)
         state = service.switcher.entries[model].state.value
@@ -91,7 +92,7 @@ async def unload(service: Service, _: AdminKey, request: UnloadRequest) -> JSONR
 async def clear_cache(service: Service, _: AdminKey, request: ClearRequest) -> JSONResponse:
     """Forget answers."""
     model = None if request.model is None else service.fleet.find(request.model).id
-    return JSONResponse({"cleared": service.cache.clear(model)})
+    return JSONResponse({"cleared": await service.cache.clear(model)})
 
 
 @router.get("/status")

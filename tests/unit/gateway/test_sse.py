@@ -119,6 +119,15 @@ def test_a_failure_is_known_with_the_piece_that_tells_it() -> None:
     assert watch.feed(events("[DONE]")) == watch.finish() == b""
 
 
+def test_what_is_no_stream_is_known_at_once() -> None:
+    watch = StreamWatch("chat")
+
+    watch.feed(b'{"choices": [')
+
+    assert watch.failure is not None
+    assert "not an event stream" in watch.failure.text
+
+
 def test_what_the_engine_said_is_for_the_log_alone() -> None:
     watch = StreamWatch("chat")
     watch.feed(events(FAILURE))
@@ -155,11 +164,11 @@ def test_an_endless_event_is_a_failure_in_bounded_memory(piece: bytes) -> None:
 def test_a_long_stream_is_not_remembered() -> None:
     watch = StreamWatch("chat")
     large = events(chunk(content="x" * 1_000_000))
-    for _ in range(100):
-        watch.feed(large)
+    for _ in range(10):
         watch.feed(events(chunk(content="y")))
+        watch.feed(large)
 
-    assert sum(map(len, watch._last)) < 3_000_000
+    assert sum(map(len, watch._last)) < 2 * len(large)
     watch.feed(events(chunk("stop", usage=USAGE), "[DONE]"))
     assert watch.finish() == b""
     assert (watch.failure, watch.finish_reason, watch.usage) == (None, "stop", USAGE)

@@ -1,0 +1,193 @@
+"""A request, understood: which model, within which bounds, and what the engine is to be told."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llm_backend.config.catalog import GenerationDefaults, ModelSpec
+from llm_backend.config.settings import LimitSettings
+from llm_backend.errors import InvalidRequest, PromptTooLong
+from llm_backend.gateway.endpoints import Endpoint
+from llm_backend.gateway.record import Record
+from llm_backend.wire import JSONObject, encode, requested_model, wants_stream
+
+MEDIA: Final = frozenset(
+    {"url", "data", "image_url", "file_data", "video_url", "audio_url", "file_url"}
+)
+"""Fields that hold media or their address, not text for the model to read."""
+
+RESERVED: Final = frozenset(
+    {
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
+"""Arguments of the template function itself, which `chat_template_kwargs` must not replace."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request.
+
+    Attributes:
+        endpoint: The route that it came on.
+        spec: The model that it gets.
+        body: Its body, with defaults filled in.
+        raw: The bytes for the engine: as the client sent them, unless a field had to change.
+        stream: Whether it asks for a stream.
+        record: What is remembered of it.
+    """
+
+    endpoint: Endpoint
+    spec: ModelSpec
+    body: JSONObject
+    raw: bytes
+    stream: bool
+    record: Record
+
+
+def understand(
+    endpoint: Endpoint, spec: ModelSpec, body: JSONObject, raw: bytes, record: Record
+) -> Call:
+    """Fill in what the catalog says; change the bytes only where a field must change.
+
+    Raises:
+        InvalidRequest: `stream` or `model` is of a wrong type.
+    """
+    record.stream = endpoint.stream is not None and wants_stream(body)
+    changes = _defaults(spec.defaults, body) if endpoint.generates else {}
+    if requested_model(body) not in {None, spec.id}:
+        changes["model"] = spec.id
+    if changes:
+        body = {**body, **changes}
+        raw = encode(body)
+    return Call(endpoint, spec, body, raw, record.stream, record)
+
+
+def _defaults(defaults: GenerationDefaults, body: JSONObject) -> JSONObject:
+    """Return the catalog's defaults for the fields that a request does not have."""
+    values = defaults.given
+    if not values:
+        return {}
+    return {
+        field: value
+        for field, value in values.items()
+        if field not in body and not (field == "max_tokens" and "max_completion_tokens" in body)
+    }
+
+
+class Bounds:
+    """Checks that a request does not ask for more than one request may.
+
+    Engines have died of each of these.
+    """
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
+
+    def check(self, body: JSONObject, size: int) -> None:
+        """Check the fields of a body of `size` bytes.
+
+        Raises:
+            InvalidRequest: a field asks for too much; says which and how much is allowed.
+            PromptTooLong: the text is too long.
+        """
+        limits = self._limits
+        for field, limit, name in (
+            ("messages", limits.messages, "messages"),
+            ("stop", limits.stop_words, "stop_words"),
+            ("stop_sequences", limits.stop_words, "stop_words"),
+            ("bad_words", limits.stop_words, "stop_words"),
+        ):
+            value = body.get(field)
+            if isinstance(value, list) and len(value) > limit:
+                raise _too_much(f"{field} has {len(value)} entries; at most {limit}.", field, name)
+        for field in ("n", "best_of"):
+            self._check_choices(field, body.get(field))
+        _check_template(body)
+        if size > limits.prompt_chars:
+            self._check_length(body)
+
+    def _check_choices(self, field: str, value: Any) -> None:
+        if value is None:
+            return
+        limit = self._limits.choices
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise _too_much(f"{field} is {value!r:.40}; it must be 1 to {limit}.", field, "choices")
+
+    def _check_length(self, body: JSONObject) -> None:
+        # Counting costs a walk through the body: only where the characters could be too many.
+        limit, characters = self._limits.prompt_chars, sum(map(len, _texts(body)))
+        if characters > limit:
+            raise PromptTooLong(
+                f"The prompt has {characters} characters; at most {limit}.",
+                hint="limits.prompt_chars in config/gateway.yaml sets this limit.",
+                param="messages" if "messages" in body else "prompt",
+            )
+
+
+def _too_much(text: str, field: str, setting: str) -> InvalidRequest:
+    hint = f"limits.{setting} in config/gateway.yaml sets this limit."
+    return InvalidRequest(text, hint=hint, param=field)
+
+
+def _check_template(body: JSONObject) -> None:
+    if body.get("chat_template") is not None:
+        raise InvalidRequest(
+            "chat_template is not taken: a template is a program that would run in the engine.",
+            param="chat_template",
+        )
+    arguments = body.get("chat_template_kwargs")
+    if isinstance(arguments, dict) and (reserved := RESERVED & arguments.keys()):
+        raise InvalidRequest(
+            f"chat_template_kwargs must not have {', '.join(sorted(reserved))}.",
+            param="chat_template_kwargs",
+        )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all strings in a JSON value, media and their addresses excepted."""
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            todo.extend(v for k, v in item.items() if not (k in MEDIA and isinstance(v, str)))
+        elif isinstance(item, list):
+            todo.extend(item)
+
+
+class Salt:
+    """Keeps the prefix caches of engines apart by key: a shared one tells by its speed.
+
+    Args:
+        secret: Known to this gateway alone.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def apply(self, call: Call) -> None:
+        """Salt a request to an engine that knows salts; the client's own is mixed in."""
+        if call.spec.engine.kind != "vllm":
+            return
+        own = call.body.get("cache_salt")
+        text = f"{call.record.key}\0{own if isinstance(own, str) else ''}".encode()
+        salt = hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+        call.body = {**call.body, "cache_salt": salt}
+        call.raw = encode(call.body)

@@ -1,0 +1,117 @@
+"""Builds the edge: the stages, the pipeline over them, and the application."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from llm_backend.config.settings import Settings
+from llm_backend.gateway.admission import Admission
+from llm_backend.gateway.app import Gateway, build_api
+from llm_backend.gateway.auth import admin_key, authenticator_of
+from llm_backend.gateway.cache import ResponseCache
+from llm_backend.gateway.calls import Bounds, Salt
+from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.fetch import Fetcher
+from llm_backend.gateway.fleet import Fleet
+from llm_backend.gateway.flight import Flights
+from llm_backend.gateway.guard import Guard
+from llm_backend.gateway.images import Images
+from llm_backend.gateway.narrator import Narrator
+from llm_backend.gateway.pipeline import Pipeline, Stages
+from llm_backend.gateway.quota import Quotas
+from llm_backend.gateway.record import Recorder
+from llm_backend.gateway.redis_store import RedisStore
+from llm_backend.gateway.relay import Relay
+from llm_backend.gateway.report import Reporter
+from llm_backend.gateway.services import Services
+from llm_backend.gateway.upstream import Upstream
+from llm_backend.gpu.base import GpuProbe
+from llm_backend.switching.switcher import Switcher
+from llm_backend.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A running edge, as far as the life of the gateway needs it."""
+
+    app: Gateway
+    services: Services
+    switcher: Switcher
+    narrator: Narrator
+
+
+@contextlib.asynccontextmanager
+async def build_edge(
+    settings: Settings, fleet: Fleet, switcher: Switcher, devices: GpuProbe
+) -> AsyncIterator[Edge]:
+    """Build the edge in front of a switcher; on leaving, let go of its connections."""
+    async with contextlib.AsyncExitStack() as stack:
+        upstream = Upstream()
+        stack.push_async_callback(upstream.close)
+        cache = _cache(settings)
+        stack.push_async_callback(cache.close)
+        fetcher = Fetcher(
+            settings.images.allowed_hosts,
+            settings.images.mib * 1024 * 1024,
+            settings.images.fetch_s,
+        )
+        stack.push_async_callback(fetcher.close)
+        metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
+        stages = _stages(settings, fleet, switcher, metrics, cache, upstream, fetcher)
+        pipeline = Pipeline(stages, settings.limits.body_mib * 1024 * 1024)
+        reporter = Reporter(settings, "local", fleet, switcher, devices, cache)
+        services = Services(stages.authenticator, cache, fleet, metrics, reporter, switcher)
+        app = Gateway(_guard(settings), pipeline, build_api(services))
+        yield Edge(app, services, switcher, Narrator(metrics, switcher))
+
+
+def _cache(settings: Settings) -> ResponseCache:
+    url, ttl_s = settings.cache.redis_url, settings.cache.ttl_s
+    redis = RedisStore(url, ttl_s, time.monotonic) if url else None
+    return ResponseCache(settings.cache, time.monotonic, redis)
+
+
+def _stages(
+    settings: Settings,
+    fleet: Fleet,
+    switcher: Switcher,
+    metrics: Metrics,
+    cache: ResponseCache,
+    upstream: Upstream,
+    fetcher: Fetcher,
+) -> Stages:
+    limits = settings.limits
+    return Stages(
+        authenticator=authenticator_of(settings),
+        quotas=Quotas(settings.keys, time.monotonic),
+        bounds=Bounds(limits),
+        images=Images(settings.images, fetcher),
+        salt=_salt(settings),
+        cache=cache,
+        flights=Flights(),
+        admission=Admission(fleet, switcher, limits.queue_timeout_s),
+        switcher=switcher,
+        relay=Relay(upstream, limits.request_timeout_s, limits.idle_timeout_s),
+        recorder=Recorder(metrics),
+    )
+
+
+def _salt(settings: Settings) -> Salt | None:
+    """Return what keeps keys apart; without configured keys there is nobody to keep apart."""
+    if not settings.keys:
+        return None
+    secret = hashlib.sha256(b"cache salt" + admin_key(settings.state_dir).encode())
+    return Salt(secret.digest())
+
+
+def _guard(settings: Settings) -> Guard:
+    return Guard(
+        hosts=settings.server.allowed_hosts,
+        origins=settings.server.cors_origins,
+        max_headers=settings.limits.headers,
+        max_header_bytes=settings.limits.headers_kib * 1024,
+    )

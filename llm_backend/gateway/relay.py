@@ -1,0 +1,183 @@
+"""From lease to last byte: asks the engine and passes its answer on as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from llm_backend.engines.answers import error_from
+from llm_backend.errors import (
+    EngineBroke,
+    EngineGone,
+    EngineTimeout,
+    InvalidRequest,
+)
+from llm_backend.gateway import sse
+from llm_backend.gateway.calls import Call
+from llm_backend.gateway.exchange import EVENT_STREAM, Exchange
+from llm_backend.gateway.response import Response
+from llm_backend.gateway.stored import StoredAnswer
+from llm_backend.gateway.upstream import Upstream, request_head
+from llm_backend.runtimes.base import Engine
+from llm_backend.switching.lease import Lease
+from llm_backend.wire import JSONObject, decode_object
+
+JSON = b"application/json"
+ANSWER_LIMIT = 256 * 1024 * 1024
+ERROR_LIMIT = 64 * 1024
+LARGE = 1024 * 1024
+"""Longer answers are parsed off the event loop."""
+
+KEEP_LIMIT = 8 * 1024 * 1024
+"""Longer streams are not kept while they pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Passes requests on to engines.
+
+    Attributes:
+        upstream: The connections.
+        request_s: Longest time for one answer.
+        idle_s: Longest silence of an engine.
+    """
+
+    upstream: Upstream
+    request_s: float
+    idle_s: float
+
+    async def run(
+        self, exchange: Exchange, call: Call, lease: Lease, engine: Engine, *, keep: bool
+    ) -> StoredAnswer | None:
+        """Answer a request; return the answer if it is to be kept and can be.
+
+        Raises:
+            LLMBackendError: the engine did not answer well, in time, or to the end.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with await self._ask(exchange, call, engine) as response:
+            call.record.first_byte_s = loop.time() - began
+            lease.on_revoke(response.abort)
+            left = self.request_s - call.record.first_byte_s
+            deadline = loop.call_later(left, response.abort, self._too_long(call))
+            try:
+                return await self._pass_on(exchange, call, response, keep=keep)
+            finally:
+                deadline.cancel()
+
+    def _too_long(self, call: Call) -> EngineTimeout:
+        return EngineTimeout(
+            f"{call.spec.id} did not finish within {self.request_s:g} s.",
+            hint="limits.request_timeout_s in config/gateway.yaml sets this limit.",
+        )
+
+    async def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Response:
+        head = request_head(
+            "POST",
+            call.endpoint.path,
+            f"{engine.host}:{engine.port}",
+            len(call.raw),
+            ((b"x-request-id", exchange.request_id.encode()),),
+            key=engine.key,
+        )
+        began = time.monotonic()
+        try:
+            return await self.upstream.send(
+                engine.host,
+                engine.port,
+                head,
+                call.raw,
+                headers_timeout_s=self.request_s,
+                idle_timeout_s=self.idle_s,
+                tls=engine.tls,
+            )
+        except EngineTimeout:
+            if time.monotonic() - began < self.request_s:
+                raise
+            raise self._too_long(call) from None
+
+    async def _pass_on(
+        self, exchange: Exchange, call: Call, response: Response, *, keep: bool
+    ) -> StoredAnswer | None:
+        if response.status != 200:
+            raise error_from(response.status, await response.read(ERROR_LIMIT))
+        kind = call.endpoint.stream
+        if call.stream and kind and response.content_type == b"text/event-stream":
+            return await self._pass_stream(exchange, call, kind, response, keep=keep)
+        return await self._pass_whole(exchange, call, response)
+
+    async def _pass_whole(self, exchange: Exchange, call: Call, response: Response) -> StoredAnswer:
+        body = await response.read(ANSWER_LIMIT)
+        answer = await _decoded(body)
+        if sse.aborted(answer):
+            raise EngineGone(f"The engine of {call.spec.id} broke the answer off.")
+        call.record.note_usage(answer.get("usage"))
+        if exchange.status is not None:
+            raise EngineBroke(f"The engine of {call.spec.id} did not stream.")
+        await exchange.answer(200, JSON, body)
+        return StoredAnswer(call.spec.id, JSON, body)
+
+    async def _pass_stream(
+        self,
+        exchange: Exchange,
+        call: Call,
+        kind: sse.StreamKind,
+        response: Response,
+        *,
+        keep: bool,
+    ) -> StoredAnswer | None:
+        kept = Kept() if keep else None
+        watch, begun = sse.StreamWatch(kind), False
+        if exchange.status is None:
+            await exchange.start(200, EVENT_STREAM)
+        async for piece in response:
+            good = watch.feed(piece)
+            if good:
+                if not begun:
+                    good = sse.with_start(kind, good, call.spec.id, exchange.request_id)
+                    begun = True
+                await exchange.write(good)
+                if kept is not None:
+                    kept.add(good)
+            if watch.failure is not None:
+                raise watch.failure
+        last = watch.finish()
+        if watch.failure is not None:
+            raise watch.failure
+        await exchange.end(last)
+        call.record.note_usage(watch.usage)
+        return kept.answer(call, last) if kept is not None else None
+
+
+class Kept:
+    """What has passed of a stream, as long as it is not too long to be kept."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._room = KEEP_LIMIT
+
+    def add(self, piece: bytes) -> None:
+        """Keep a piece."""
+        self._room -= len(piece)
+        if self._room >= 0:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def answer(self, call: Call, last: bytes) -> StoredAnswer | None:
+        """Return the whole stream; None where it was too long."""
+        self.add(last)
+        if self._room < 0:
+            return None
+        return StoredAnswer(call.spec.id, EVENT_STREAM, b"".join(self._pieces))
+
+
+async def _decoded(body: bytes) -> JSONObject:
+    try:
+        if len(body) <= LARGE:
+            return decode_object(body)
+        return await asyncio.to_thread(decode_object, body)
+    except InvalidRequest:
+        raise EngineBroke("The engine's answer is not a JSON object.") from None
