@@ -27,6 +27,7 @@ from llm_backend.gateway.roster import capacity_of, fleet_of, launches_of
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.gpu.nvml import NvmlProbe
 from llm_backend.gpu.system import Probes, SystemProbe
+from llm_backend.runtimes import logfile
 from llm_backend.runtimes.locks import gateway_lock
 from llm_backend.runtimes.process import ProcessRuntime
 from llm_backend.switching.events import Rules
@@ -46,6 +47,9 @@ SHUTDOWN_GRACE_S = 30
 """How long running requests may take after SIGTERM."""
 
 KEEP_ALIVE_S = 75
+
+LOG_LIMIT = 32 * 1024 * 1024
+"""Bytes of the gateway's own log file; as much again is kept of what was before."""
 
 
 def run(
@@ -137,6 +141,9 @@ async def _serve(
         stack.enter_context(_run_record(settings, address, log_path))
         await edge.switcher.open()
         edge.services.ready = True
+        if log_path is not None:
+            bounding = asyncio.create_task(logfile.keep_small(log_path, LOG_LIMIT))
+            stack.callback(bounding.cancel)
         log.info("gateway_ready", url=address.url, models=edge.services.fleet.available())
         await server.serve(sockets=[listener])
     log.info("gateway_stopped")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,26 @@ def open_new(path: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     # Prompts can end up in a log: it is its owner's alone.
     return os.open(path, flags, 0o600)
+
+
+async def keep_small(path: Path, limit: int, every_s: float = 30.0) -> None:
+    """Look every `every_s` seconds and put a log of over `limit` bytes aside, until cancelled.
+
+    It is copied and emptied, because whoever appends to it has it open. What is written in
+    between is lost.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        # A full disk must not end this, nor the one who logs.
+        with suppress(OSError):
+            await asyncio.to_thread(_cut, path, limit)
+
+
+def _cut(path: Path, limit: int) -> None:
+    if path.stat().st_size <= limit:
+        return
+    shutil.copyfile(path, previous(path))
+    os.truncate(path, 0)
 
 
 def tail(path: Path, lines: int) -> list[str]:

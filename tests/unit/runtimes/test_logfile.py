@@ -143,3 +143,17 @@ class TestFollow:
         await take(lines, 1)
         await lines.aclose()
         assert [line async for line in lines] == []
+
+
+async def test_a_log_is_kept_small_while_it_is_written_to(log: Path) -> None:
+    open_new(log, "one, which is too much\n")
+    keeper = asyncio.create_task(logfile.keep_small(log, 10, every_s=0.01))
+    try:
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(logfile.tail, log, 1):
+                assert not keeper.done()
+    finally:
+        keeper.cancel()
+    append(log, "two\n")
+    assert logfile.tail(log, 5) == ["two"]
+    assert logfile.tail(logfile.previous(log), 5) == ["one, which is too much"]
