@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import httpx2
 
 from llm_backend.engines.base import EngineKind
@@ -75,5 +77,6 @@ def read_counter(text: str, name: str) -> float | None:
     total: float | None = None
     for line in text.splitlines():
         if line.startswith(name) and line[len(name) : len(name) + 1] in {"{", " "}:
-            total = (total or 0.0) + float(line.rsplit(" ", 1)[1])
+            with suppress(ValueError):  # an engine may write anything
+                total = (total or 0.0) + float(line.rsplit(" ", 1)[1])
     return total

@@ -259,11 +259,8 @@ class Scheduler:
             self._bring_up(entry, ahead)
 
     def _drain_is_pointless(self, entry: Entry) -> bool:
-        return (
-            entry.state is State.DRAINING
-            and entry.needs.model not in self._leaving
-            and entry.needs.model not in self.unloads
-        )
+        doomed = self._leaving | self.unloads.keys()
+        return entry.state is State.DRAINING and entry.needs.model not in doomed
 
     def _load_is_unwanted(self, entry: Entry) -> bool:
         return (
@@ -336,8 +333,11 @@ class Scheduler:
             self._effects.append(ev.Want(group, model))
 
     def _want_no_more(self, entry: Entry) -> None:
-        if self.wanted.get(entry.needs.group) == entry.needs.model:
-            self._want(entry.needs.group, None)
+        group = entry.needs.group
+        if self.wanted.get(group) == entry.needs.model:
+            rivals = [e for e in self.entries.values() if e is not entry and e.needs.group == group]
+            awake = (e.needs.model for e in rivals if e.state is State.AWAKE)
+            self._want(group, next(awake, None))
 
     def _settle(self, entry: Entry) -> None:
         """Give an awake model's operators and waiting requests what they wait for."""

@@ -1,0 +1,218 @@
+"""A model of the world drives the scheduler through every order of events that it can think of.
+
+Each step is one event; `World` checks every promise after it. The second half breaks one rule of
+the scheduler at a time and shows that the model notices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from llm_backend.switching import events as ev
+from llm_backend.switching.scheduler import Scheduler
+from llm_backend.switching.states import IllegalTransition
+from tests.model.mutants import MUTANTS
+from tests.model.world import Violation, World
+
+GPU = {"gpu0": 16_000}
+CATALOGS: dict[str, tuple[list[ev.Needs], dict[str, int]]] = {
+    "three models, one at a time": (
+        [
+            ev.Needs("a", "gpu0", 3, {"gpu0": 9_000}),
+            ev.Needs("b", "gpu0", 1, {"gpu0": 9_000}),
+            ev.Needs("c", "gpu0", 2, {"gpu0": 9_000}),
+        ],
+        GPU,
+    ),
+    "small models beside a chat model": (
+        [
+            ev.Needs("chat", "chat", 3, {"gpu0": 10_000}),
+            ev.Needs("code", "chat", 1, {"gpu0": 12_000}),
+            ev.Needs("embed", "embed", 2, {"gpu0": 4_000}),
+            ev.Needs("rank", "rank", 1, {"gpu0": 4_000}),
+        ],
+        GPU,
+    ),
+    "one model over two devices": (
+        [
+            ev.Needs("left", "gpu0", 1, {"gpu0": 9_000}),
+            ev.Needs("right", "gpu1", 3, {"gpu1": 9_000}),
+            ev.Needs("wide", "gpu0+gpu1", 2, {"gpu0": 14_000, "gpu1": 14_000}),
+        ],
+        {"gpu0": 16_000, "gpu1": 16_000},
+    ),
+}
+
+
+class SchedulerModel(RuleBasedStateMachine):
+    """Everything that can happen to a scheduler, in any order."""
+
+    scheduler: type[Scheduler] = Scheduler
+
+    @initialize(
+        catalog=st.sampled_from(sorted(CATALOGS)),
+        manual=st.sampled_from([False, False, True]),
+        cancel=st.booleans(),
+        restore=st.booleans(),
+        queue_limit=st.sampled_from([3, 12]),
+        left_behind=st.sets(st.integers(0, 2), max_size=2),
+    )
+    def build(
+        self,
+        catalog: str,
+        manual: bool,
+        cancel: bool,
+        restore: bool,
+        queue_limit: int,
+        left_behind: set[int],
+    ) -> None:
+        models, capacity = CATALOGS[catalog]
+        rules = ev.Rules(
+            queue_limit=queue_limit,
+            mode="manual" if manual else "auto",
+            drain_s=30.0,
+            unwanted_load="cancel" if cancel else "finish",
+            restore_previous=restore,
+            capacity=capacity,
+        )
+        self.world = World({needs.model: needs for needs in models}, rules, self.scheduler)
+        for number in sorted(left_behind):
+            self.world.adopt(models[number].model)
+
+    def pick(self, data: st.DataObject, choices: Iterable[Any]) -> Any:
+        return data.draw(st.sampled_from(sorted(choices)))
+
+    def engines(self, **state: bool) -> list[str]:
+        """Return the models whose engine is in such a state."""
+        return [
+            model
+            for model, engine in self.world.engines.items()
+            if all(getattr(engine, name) is value for name, value in state.items())
+        ]
+
+    # Clients
+
+    @rule(data=st.data())
+    def a_request_arrives(self, data: st.DataObject) -> None:
+        self.world.arrive(self.pick(data, self.world.models))
+
+    @precondition(lambda self: self.world.engines)
+    @rule(data=st.data())
+    def a_request_for_a_hot_model_arrives(self, data: st.DataObject) -> None:
+        self.world.arrive(self.pick(data, self.world.engines))
+
+    @rule(data=st.data(), times=st.integers(2, 4))
+    def many_requests_arrive(self, data: st.DataObject, times: int) -> None:
+        model = self.pick(data, self.world.models)
+        for _ in range(times):
+            self.world.arrive(model)
+
+    @precondition(lambda self: self.world.waits)
+    @rule(data=st.data())
+    def somebody_leaves(self, data: st.DataObject) -> None:
+        self.world.leave(self.pick(data, self.world.waits))
+
+    @precondition(lambda self: self.world.waits)
+    @rule()
+    def everybody_leaves(self) -> None:
+        for ticket in list(self.world.waits):
+            self.world.leave(ticket)
+
+    @precondition(lambda self: self.world.tickets)
+    @rule(data=st.data())
+    def somebody_leaves_perhaps_too_late(self, data: st.DataObject) -> None:
+        self.world.leave(data.draw(st.integers(1, self.world.tickets)))
+
+    @precondition(lambda self: self.world.leases.total())
+    @rule(data=st.data())
+    def a_request_finishes(self, data: st.DataObject) -> None:
+        self.world.finish(self.pick(data, set(self.world.leases.elements())))
+
+    # Operators
+
+    @rule(data=st.data(), unload=st.sampled_from([False, False, True]))
+    def an_operator_acts(self, data: st.DataObject, unload: bool) -> None:
+        act = self.world.unload if unload else self.world.switch
+        act(self.pick(data, self.world.models))
+
+    # Engines
+
+    @precondition(lambda self: self.engines(ready=False))
+    @rule(data=st.data())
+    def an_engine_is_ready(self, data: st.DataObject) -> None:
+        self.world.ready(self.pick(data, self.engines(ready=False)))
+
+    @precondition(lambda self: self.engines(stopping=True))
+    @rule(data=st.data())
+    def an_engine_has_stopped(self, data: st.DataObject) -> None:
+        self.world.stopped(self.pick(data, self.engines(stopping=True)))
+
+    @precondition(lambda self: self.world.engines)
+    @rule(data=st.data(), hang=st.booleans())
+    def an_engine_breaks(self, data: st.DataObject, hang: bool) -> None:
+        model = self.pick(data, self.world.engines)
+        if hang and model in self.engines(ready=True, hung=False):
+            self.world.hang(model)
+        else:
+            self.world.break_(model)
+
+    # Time
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 29.0, 31.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @precondition(lambda self: self.world.timers)
+    @rule()
+    def a_timer_comes_early(self) -> None:
+        self.world.stray_timer()
+
+    def teardown(self) -> None:
+        self.world.settle()
+
+
+IN_CI = os.environ.get("CI") in {"1", "true"}
+MODEL = settings(max_examples=300 if IN_CI else 60, stateful_step_count=50, deadline=None)
+HUNT = settings(
+    MODEL,
+    max_examples=1_500,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    verbosity=Verbosity.quiet,
+    report_multiple_bugs=False,
+)
+
+
+def test_every_promise_holds_in_every_order_of_events() -> None:
+    events = []
+
+    class Counted(SchedulerModel):
+        def teardown(self) -> None:
+            super().teardown()
+            events.append(self.world.events)
+
+    run_state_machine_as_test(Counted, settings=MODEL)
+
+    assert sum(events) >= (10_000 if IN_CI else 1_000)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_model_notices_a_broken_rule(mutant: type[Scheduler]) -> None:
+    broken = type("Broken", (SchedulerModel,), {"scheduler": mutant})
+
+    with pytest.raises((Violation, IllegalTransition)):
+        run_state_machine_as_test(broken, settings=HUNT)

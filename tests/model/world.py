@@ -1,0 +1,392 @@
+"""A world for the scheduler to decide about: engines, clients and operators, all simulated.
+
+The world believes nothing that the scheduler says of itself: it carries out effects, keeps its own
+books, and raises `Violation` as soon as a promise is broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
+from llm_backend.switching import events as ev
+from llm_backend.switching.scheduler import Scheduler
+from llm_backend.switching.states import AT_REST, State
+
+
+class Violation(AssertionError):
+    """The scheduler broke a promise."""
+
+
+def require(condition: object, promise: str) -> None:
+    if not condition:
+        raise Violation(promise)
+
+
+@dataclass
+class Engine:
+    """From `Start` until its end was told."""
+
+    ready: bool = False
+    hung: bool = False
+    stopping: bool = False
+
+
+@dataclass
+class Wait:
+    """Somebody who waits for an answer: a request for a lease, or an operator."""
+
+    kind: str
+    model: str
+
+
+@dataclass
+class World:
+    """Everything around one scheduler.
+
+    The world's own books: `engines` that exist, `waits` for an answer, `leases` that are out and
+    how many of them are `working` (not cut), what operators want and is not so yet (`switches`,
+    `unloads`), and what watchers were told (`states`, `drains` with their beginning).
+    """
+
+    models: dict[str, ev.Needs]
+    rules: ev.Rules
+    make: Callable[[Iterable[ev.Needs], ev.Rules], Scheduler] = Scheduler
+    now: float = 0.0
+    engines: dict[str, Engine] = field(default_factory=dict)
+    waits: dict[ev.Ticket, Wait] = field(default_factory=dict)
+    leases: Counter[str] = field(default_factory=Counter)
+    working: Counter[str] = field(default_factory=Counter)
+    timers: list[float] = field(default_factory=list)
+    switches: set[str] = field(default_factory=set)
+    unloads: set[str] = field(default_factory=set)
+    wanted: dict[str, str | None] = field(default_factory=dict)
+    last_awake: dict[str, str] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
+    drains: dict[str, float] = field(default_factory=dict)
+    tickets: int = 0
+    events: int = 0
+
+    def __post_init__(self) -> None:
+        self.scheduler = self.make(self.models.values(), self.rules)
+        self.event: ev.Event = ev.Timer()
+        self._head: ev.Ticket = 0
+        self._starting_before = False
+
+    # What happens
+
+    def arrive(self, model: str) -> None:
+        self.tickets += 1
+        self.waits[self.tickets] = Wait("request", model)
+        self._tell(ev.Arrived(self.tickets, model))
+
+    def leave(self, ticket: ev.Ticket) -> None:
+        """Somebody hangs up, perhaps after the answer was sent."""
+        self.waits.pop(ticket, None)
+        self._tell(ev.Left(ticket))
+
+    def finish(self, model: str) -> None:
+        self.leases[model] -= 1
+        self.working[model] = min(self.working[model], self.leases[model])
+        self._tell(ev.Finished(model))
+
+    def switch(self, model: str) -> None:
+        self.tickets += 1
+        self.waits[self.tickets] = Wait("switch", model)
+        self.switches = {m for m in self.switches if not self.conflict(m, model)} | {model}
+        self._tell(ev.SwitchAsked(self.tickets, model))
+
+    def unload(self, model: str) -> None:
+        self.tickets += 1
+        self.waits[self.tickets] = Wait("unload", model)
+        self.switches.discard(model)
+        if model in self.engines:
+            self.unloads.add(model)
+        if self.last_awake.get(self.models[model].group) == model:
+            del self.last_awake[self.models[model].group]
+        self._tell(ev.UnloadAsked(self.tickets, model))
+
+    def adopt(self, model: str) -> None:
+        self.engines[model] = Engine(ready=True)
+        self._tell(ev.Adopted(model))
+
+    def ready(self, model: str) -> None:
+        """An engine says that it can serve; perhaps too late, when it is being stopped."""
+        engine = self.engines[model]
+        if not engine.stopping:
+            engine.ready = True
+        self._tell(ev.Ready(model))
+
+    def break_(self, model: str) -> None:
+        """An engine ends by itself; if it is being stopped anyway, `Stopped` is still to come."""
+        engine = self.engines[model]
+        if not engine.stopping:
+            del self.engines[model]
+            self.unloads.discard(model)
+            self._start_failed(model, engine)
+        error = EngineGone if engine.ready else EngineStartFailed
+        self._tell(ev.Broke(model, error(f"{model} exited with status 1.")))
+
+    def _start_failed(self, model: str, engine: Engine) -> None:
+        if engine.ready or model not in self.switches:
+            return
+        self.switches.discard(model)
+        previous = self.last_awake.get(self.models[model].group, model)
+        if self.rules.restore_previous and previous != model:
+            self.switches.add(previous)
+
+    def hang(self, model: str) -> None:
+        self.engines[model].hung = True
+        self._tell(ev.Hung(model, EngineGone(f"{model} hung.")))
+
+    def stopped(self, model: str) -> None:
+        del self.engines[model]
+        self.unloads.discard(model)
+        self._tell(ev.Stopped(model))
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes; timers that are due fire, each at its time."""
+        until = self.now + seconds
+        while due := [at for at in self.timers if at <= until]:
+            self.now = min(due)
+            self.timers.remove(self.now)
+            self._tell(ev.Timer())
+        self.now = until
+        self._check_books()
+
+    def stray_timer(self) -> None:
+        self._tell(ev.Timer())
+
+    # What the scheduler does about it
+
+    def _tell(self, event: ev.Event) -> None:
+        self.event = event
+        self.events += 1
+        self._head = min((t for t, w in self.waits.items() if w.kind == "request"), default=0)
+        self._starting_before = any(not e.ready for e in self.engines.values())
+        for effect in self.scheduler.handle(event, self.now):
+            self._perform(effect)
+        self._check_books()
+
+    def _perform(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Grant(ticket, model):
+                self._grant(ticket, model)
+            case ev.Reached(ticket):
+                self._reached(ticket)
+            case ev.Refuse(ticket, error):
+                self._refuse(ticket, error)
+            case ev.Want(group, wanted):
+                require(self.wanted.get(group) != wanted, "Want tells of a change")
+                self.wanted[group] = wanted
+            case ev.SetTimer(at):
+                require(at >= self.now, "timers lie in the future")
+                self.timers.append(at)
+            case _:
+                self._perform_on_engine(effect)
+
+    def _perform_on_engine(self, effect: ev.Start | ev.Stop | ev.Cut | ev.Moved) -> None:
+        match effect:
+            case ev.Start(model):
+                self._start(model)
+            case ev.Stop(model):
+                self._stop(model)
+            case ev.Cut(model, _):
+                self._cut(model)
+            case ev.Moved(model, previous, state):
+                self._moved(model, previous, state)
+
+    def _answered(self, ticket: ev.Ticket) -> Wait:
+        require(ticket in self.waits, f"ticket {ticket} has its answer, or left, or never was")
+        return self.waits.pop(ticket)
+
+    def _grant(self, ticket: ev.Ticket, model: str) -> None:
+        wait = self._answered(ticket)
+        require((wait.kind, wait.model) == ("request", model), "the grant is what was asked for")
+        engine = self._running(model)
+        require(engine.ready, f"{model} is ready for requests")
+        require(self.states[model] is State.AWAKE, "an engine that drains gets no request")
+        self.leases[model] += 1
+        self.working[model] += 1
+        limit = self.models[model].concurrency
+        require(self.leases[model] <= limit, f"at most {limit} leases are out")
+        self._no_grant_past_the_head(ticket, model)
+
+    def _no_grant_past_the_head(self, ticket: ev.Ticket, model: str) -> None:
+        """What is in the way of the first in line drains; who waits when it gets awake may join."""
+        head = self.waits.get(self._head)
+        joining = self.event in {ev.Ready(model), ev.Adopted(model)}
+        by_operator = self.switches or isinstance(self.event, ev.SwitchAsked)
+        if joining or by_operator or head is None or self._starting_before:
+            return
+        if head.model in self.engines:
+            return  # its own engine has to end first
+        require(
+            ticket < self._head or not self.conflict(head.model, model),
+            f"{model} drains for the first in line, {self._head}, and grants nothing to {ticket}",
+        )
+
+    def _running(self, model: str) -> Engine:
+        require(model in self.engines, f"{model} has an engine")
+        require(not self.engines[model].stopping, f"nobody stops {model}")
+        return self.engines[model]
+
+    def _reached(self, ticket: ev.Ticket) -> None:
+        wait = self._answered(ticket)
+        require(wait.kind in {"switch", "unload"}, "only operators reach what they want")
+        engine = self.engines.get(wait.model)
+        awake = engine is not None and engine.ready and not engine.stopping
+        is_so = engine is None if wait.kind == "unload" else awake
+        require(is_so, f"the {wait.kind} of {wait.model} is done")
+        if wait.kind == "switch":
+            self.switches.discard(wait.model)
+
+    def _refuse(self, ticket: ev.Ticket, error: Exception) -> None:
+        wait = self._answered(ticket)
+        if isinstance(error, Overloaded):
+            require(self.waiting() >= self.rules.queue_limit, "only a full queue is overloaded")
+        if isinstance(error, SwitchSuperseded):
+            require(wait.kind == "switch", "only a switch is superseded")
+
+    def _start(self, model: str) -> None:
+        needs = self.models[model]
+        others = [self.models[m] for m in self.engines]
+        require(model not in self.engines, f"{model} has no engine yet")
+        require(all(o.group != needs.group for o in others), f"one engine in {needs.group}")
+        require(self._fit([needs, *others]), "what the engines reserve fits")
+        elders = [t for t, w in self.waits.items() if (w.kind, w.model) == ("request", model)]
+        require(elders or model in self.switches, f"somebody waits for {model}")
+        if model not in self.switches:
+            self._no_start_past_elders(model, min(elders))
+        self.engines[model] = Engine()
+
+    def _no_start_past_elders(self, model: str, ticket: ev.Ticket) -> None:
+        overtaken = [
+            t
+            for t, w in self.waits.items()
+            if w.kind == "request" and t < ticket and self.conflict(w.model, model)
+        ]
+        require(not overtaken, f"the start of {model} for {ticket} overtakes {overtaken}")
+
+    def _stop(self, model: str) -> None:
+        engine = self._running(model)
+        cause = model in self.unloads or engine.hung or self._is_in_the_way(model)
+        adopted_in_vain = self.event == ev.Adopted(model)
+        require(
+            cause or adopted_in_vain or self._is_unwanted(model), f"{model} is stopped for a reason"
+        )
+        engine.stopping = True
+
+    def _is_unwanted(self, model: str) -> bool:
+        return (
+            self.rules.unwanted_load == "cancel"
+            and not self.engines[model].ready
+            and model not in self.switches
+            and all(w.model != model for w in self.waits.values() if w.kind == "request")
+        )
+
+    def _cut(self, model: str) -> None:
+        overdue = self.now >= self.drains.get(model, self.now) + self.rules.drain_s
+        ended = isinstance(self.event, ev.Broke | ev.Hung) and self.event.model == model
+        require(ended or overdue, f"requests on {model} are cut for a reason")
+        self.working[model] = 0
+
+    def _moved(self, model: str, previous: State, state: State) -> None:
+        require(self.states.get(model, State.STOPPED) is previous, "no move is left out")
+        self.states[model] = state
+        if state is State.AWAKE:
+            self._awake(model)
+        if state is State.DRAINING:
+            self.drains[model] = self.now
+        else:
+            self.drains.pop(model, None)
+
+    def _is_in_the_way(self, model: str) -> bool:
+        claims = self.switches | {w.model for w in self.waits.values() if w.kind == "request"}
+        claims -= {model}
+        return any(self._touch(claim, model) for claim in claims)
+
+    def _awake(self, model: str) -> None:
+        engine = self.engines[model]
+        require(engine.ready and not engine.stopping, f"{model} is awake")
+        self.last_awake[self.models[model].group] = model
+        self.switches.discard(model)
+
+    # What must be so after every event
+
+    def _check_books(self) -> None:
+        running = [self.models[m] for m in self.engines if not self.engines[m].stopping]
+        groups = [needs.group for needs in running]
+        require(len(groups) == len(set(groups)), "one engine a group")
+        require(self._fit(running), "what the engines reserve fits")
+        require(self.waiting() <= self.rules.queue_limit, "the queue is bounded")
+        require(self.scheduler.queue_length == self.waiting(), "the queue is who waits")
+        loading = [m for m, e in self.engines.items() if not (e.ready or e.stopping)]
+        for model in loading:
+            require(not self._is_unwanted(model), f"somebody waits for {model}")
+        if not loading and not self.switches:
+            self._check_the_way_of_the_head()
+        for model, since in self.drains.items():
+            cause = model in self.unloads or self._is_in_the_way(model)
+            require(cause, f"{model} drains for somebody")
+            require(self.now <= since + self.rules.drain_s, f"the drain of {model} ends in time")
+        for model in +self.working:
+            self._running(model)
+        for model, entry in self.scheduler.entries.items():
+            require((model in self.engines) is (entry.state not in AT_REST), f"engine of {model}")
+            require(entry.leases == self.leases[model], f"leases out on {model}")
+
+    def _check_the_way_of_the_head(self) -> None:
+        head = next((w for w in self.waits.values() if w.kind == "request"), None)
+        if head is None or head.model in self.engines:
+            return
+        stay = [m for m in self.engines if self.states[m] is State.AWAKE]
+        in_the_way = [m for m in stay if self.conflict(head.model, m)]
+        require(not in_the_way, f"{in_the_way} drain for the first in line")
+
+    def waiting(self) -> int:
+        return sum(w.kind == "request" for w in self.waits.values())
+
+    def conflict(self, one: str, other: str) -> bool:
+        """Whether two models can never be awake together."""
+        a, b = self.models[one], self.models[other]
+        return one != other and (a.group == b.group or not self._fit([a, b]))
+
+    def _touch(self, one: str, other: str) -> bool:
+        a, b = self.models[one], self.models[other]
+        return a.group == b.group or bool(a.mib.keys() & b.mib.keys())
+
+    def _fit(self, models: list[ev.Needs]) -> bool:
+        return all(
+            sum(needs.mib.get(device, 0) for needs in models) <= capacity
+            for device, capacity in self.rules.capacity.items()
+        )
+
+    # The end
+
+    def settle(self) -> None:
+        """Let everything come to its end: whoever waits must get an answer within bounded steps."""
+        for step in range(30 + 10 * len(self.waits)):
+            acted = self._act(finishing=step % 3 == 2)
+            self.pass_time(self.rules.drain_s)
+            if not (acted or self.waits or self.leases.total()):
+                break
+        require(not self.waits, f"everybody is answered in the end, {self.waits} wait")
+        for model in self.engines:
+            require(self.wanted.get(self.models[model].group) == model, f"{model} is kept wanted")
+
+    def _act(self, *, finishing: bool) -> bool:
+        """Every engine, and every client if `finishing`, does what is due; tell whether any did."""
+        due: list[tuple[Callable[[str], None], str]] = []
+        for model, engine in self.engines.items():
+            if engine.stopping:
+                due.append((self.stopped, model))
+            elif not engine.ready:
+                due.append((self.ready, model))
+        if finishing:
+            due += [(self.finish, model) for model in self.leases.elements()]
+        for act, model in due:
+            act(model)
+        return bool(due)

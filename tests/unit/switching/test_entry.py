@@ -1,0 +1,64 @@
+"""Where one model stands: its free seats, and how long it rests after failures."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_backend.switching.entry import LONGEST_BACKOFF_S, Entry
+from llm_backend.switching.states import State
+from tests.unit.switching.playbook import CRASH, NOT_READY, model
+
+
+@pytest.mark.parametrize(
+    ("state", "free"),
+    [(State.AWAKE, 7)] + [(state, 0) for state in State if state is not State.AWAKE],
+)
+def test_only_an_awake_model_has_free_seats(state: State, free: int) -> None:
+    assert Entry(model("a", seats=10), state=state, leases=3).free == free
+
+
+def test_each_failure_in_a_row_doubles_the_rest_after_a_free_retry() -> None:
+    entry, rests = Entry(model("a")), []
+    for _ in range(8):
+        entry.remember_failure(CRASH, now=100.0)
+        rests.append(entry.retry_at - 100.0)
+
+    assert rests == [0, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_model_that_fails_for_months_still_rests_a_minute() -> None:
+    entry = Entry(model("a"), failures=100_000)
+
+    entry.remember_failure(CRASH, now=0.0)
+
+    assert entry.retry_at == LONGEST_BACKOFF_S
+
+
+def test_a_resting_model_says_why_and_for_how_long() -> None:
+    entry = Entry(model("a"), state=State.FAILED, failures=2)
+    entry.remember_failure(NOT_READY, now=100.0)
+
+    early, late = entry.resting(101.0), entry.resting(103.0)
+
+    assert early is not None
+    assert late is not None
+    assert (early.text, early.retry_after_s) == (NOT_READY.text, 3.0)
+    assert (late.text, late.retry_after_s) == (NOT_READY.text, 1.0)
+    assert entry.error is NOT_READY
+    assert NOT_READY.retry_after_s is None
+
+
+def test_a_rested_model_may_be_tried() -> None:
+    entry = Entry(model("a"), state=State.FAILED, failures=1)
+    entry.remember_failure(NOT_READY, now=100.0)
+
+    assert entry.resting(101.9) is not None
+    assert entry.resting(102.0) is None
+
+
+def test_only_a_failed_model_rests() -> None:
+    entry = Entry(model("a"), failures=5)
+    entry.remember_failure(NOT_READY, now=100.0)
+    entry.state = State.STARTING  # an operator's switch does not wait
+
+    assert entry.resting(100.0) is None

@@ -1,0 +1,37 @@
+"""What a wait will cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_backend.switching.estimates import GUESS_S, RECENT, expected_s, remaining_s, switch_s
+
+
+def test_a_stage_is_expected_to_take_what_it_usually_took() -> None:
+    assert expected_s({"start": [4.0, 90.0, 5.0]}, "start") == 5.0
+
+
+def test_old_measurements_do_not_count() -> None:
+    assert expected_s({"start": [100.0] * 50 + [5.0] * RECENT}, "start") == 5.0
+
+
+def test_what_was_never_measured_is_not_known() -> None:
+    assert expected_s({}, "start") is None
+    assert expected_s({"start": []}, "start") is None
+    assert remaining_s({}, "start", 1.0) is None
+
+
+@pytest.mark.parametrize(("elapsed_s", "left_s"), [(0, 20.0), (15, 5.0), (19, 2.0), (500, 2.0)])
+def test_what_is_left_shrinks_and_is_never_nothing(elapsed_s: float, left_s: float) -> None:
+    assert remaining_s({"start": [20.0]}, "start", elapsed_s) == left_s
+
+
+def test_a_switch_costs_the_stops_and_the_start() -> None:
+    leaving = [{"stop": [2.0]}, {"stop": [3.0]}]
+
+    assert switch_s(leaving, {"start": [10.0]}) == 15.0
+
+
+def test_a_switch_that_was_never_measured_is_guessed() -> None:
+    assert switch_s([], {}) == GUESS_S
+    assert switch_s([{}], {}) == GUESS_S + 1.0
