@@ -162,7 +162,7 @@ class EngineKeeper:
         return Hung(self.model, EngineGone(text, retry_after_s=5, log_tail=tail))
 
     async def _ended(self, how: Exit) -> Broke:
-        self.engine = None
+        # The engine is still ours to name: until `Broke` is applied, leases on it are granted.
         tail = await self._tail()
         text = f"The engine of {self.model} {how.reason} while it was awake."
         return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=tail))

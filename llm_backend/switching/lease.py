@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from copy import copy
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -100,7 +101,7 @@ class Lease:
                 retry_after_s=30,
             )
         if self.error is not None:
-            raise self.error
+            raise copy(self.error)  # one error may end many waits
         if self.engine is None:  # settled says that there is one or an error
             raise AssertionError("a settled lease has an engine or an error")
         return self.engine

@@ -162,7 +162,8 @@ class Switcher:
                 await keeper.bring_down()
             elif await self._tools.probe.ready(engine, keeper.launch.kind):
                 self._apply(ev.Adopted(engine.model))
-                self._run(engine.model, self._watch(keeper))
+                if self.entries[engine.model].state is State.AWAKE:
+                    self._run(engine.model, self._watch(keeper))
             else:
                 loading.append(engine.model)
         aims = wanted.values() if wanted else filter(None, [self._preload])
@@ -323,7 +324,10 @@ class Switcher:
 
     async def _watch(self, keeper: EngineKeeper) -> None:
         entry = self.entries[keeper.model]
-        self._apply(await keeper.watch(lambda: entry.leases > 0))
+        event = await keeper.watch(lambda: entry.leases > 0)
+        if isinstance(event, ev.Broke):
+            keeper.engine = None
+        self._apply(event)
 
     async def _end(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
         """Call off whatever the model's task does, and bring its engine down."""
