@@ -31,7 +31,7 @@ style:
 	@$(STEP) "ruff format" 1 $(BIN)/ruff format --check .
 
 types:
-	@$(STEP) mypy 4 $(BIN)/mypy
+	@$(STEP) mypy 3 $(BIN)/mypy
 
 contracts:
 	@$(STEP) "import contracts" 1 $(BIN)/lint-imports --no-cache --no-logo
@@ -45,17 +45,17 @@ spelling:
 test: unit contract vllm integration ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
-	@$(STEP) "unit, model, house" 4 $(PYTEST) tests/unit tests/model tests/house
+	@$(STEP) "unit, model, house" 8 $(PYTEST) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
-	@$(STEP) contract 2 $(PYTEST) -m "not vllm" tests/contract
+	@$(STEP) contract 5 $(PYTEST) -m "not vllm" tests/contract
 
 integration: ## a real gateway, real engine processes
-	@$(STEP) integration 9 $(PYTEST) -m "not vllm" tests/integration
+	@$(STEP) integration 15 $(PYTEST) -m "not vllm" tests/integration
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
 ifneq ($(wildcard $(VLLM_VENV)/installed),)
-	@$(STEP) "vLLM on the CPU" 5 $(PYTEST) -m vllm tests/contract tests/integration
+	@$(STEP) "vLLM on the CPU" 8 $(PYTEST) -m vllm tests/contract tests/integration
 else ifneq ($(filter true 1,$(CI)),)
 	@echo "vLLM on the CPU: CI must run it and $(VLLM_VENV) is not there: make vllm-cpu" >&2; exit 1
 else

@@ -99,7 +99,9 @@ class Address:
     def of(cls, listener: socket.socket, settings: Settings) -> Address:
         """Return the address of a listening socket, as clients on this machine use it."""
         host = settings.server.host
-        return cls("127.0.0.1" if host in {"0.0.0.0", "::"} else host, listener.getsockname()[1])
+        # Whoever listens on all addresses of a family is reached on its loopback one.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return cls(host, listener.getsockname()[1])
 
     @property
     def url(self) -> str:

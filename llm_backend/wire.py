@@ -26,8 +26,9 @@ e and l are U+006D, U+006F, U+0064, U+0065 and U+006C."""
 def decode_object(body: bytes) -> JSONObject:
     """Decode a request body strictly.
 
-    Refuses NaN, bad UTF-8, lone surrogates, integers over 64 bits, nesting over 1,024 levels
-    (all by orjson) and a `model` key given twice, which two decoders could read differently.
+    Refuses NaN, bad UTF-8, lone surrogates, numbers too large for a float, nesting over 1,024
+    levels (all by orjson) and a `model` key given twice, which two decoders could read
+    differently. Integers over 64 bits are read as floats.
 
     Raises:
         InvalidJSON: the body is not one JSON object.

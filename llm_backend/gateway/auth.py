@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +121,10 @@ def authenticator_of(settings: Settings) -> Authenticator:
 def admin_key(state_dir: Path) -> str:
     """Return the admin key; the first start makes it, in a file that only its owner reads."""
     path = state_dir / "admin.key"
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not path.exists() or not path.read_text().strip():
+        state_dir.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=state_dir)  # which only its owner reads
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32))
+        Path(draft).replace(path)  # a key is there whole, or not at all
     return path.read_text().strip()

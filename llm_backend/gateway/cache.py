@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from llm_backend.config.settings import CacheSettings
+from llm_backend.errors import InvalidJSON
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.memory_store import MemoryStore
 from llm_backend.gateway.redis_store import RedisStore
@@ -21,9 +22,6 @@ from llm_backend.gateway.stored import StoredAnswer
 from llm_backend.wire import JSONObject
 
 Policy = Literal["use", "refresh", "bypass"]
-
-_FORM = ("stream", "stream_options")
-"""Fields that shape how an answer is told, not what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +40,19 @@ class CacheKey:
     def of(
         cls, tenant: str, fingerprint: str, endpoint: Endpoint, model: str, body: JSONObject
     ) -> Self:
-        """Return the key of a request; `body` must have its defaults filled in."""
-        said = {k: v for k, v in body.items() if k not in _FORM}
-        parts = [tenant, fingerprint, endpoint.path, {**said, "model": model}]
-        common = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
-        whole = common.copy()
-        whole.update(b"whole")
-        if body.get("stream") is not True:
-            return cls(whole.digest(), whole.digest())
-        options = orjson.dumps(body.get("stream_options"), option=orjson.OPT_SORT_KEYS)
-        common.update(b"stream" + options)
-        return cls(common.digest(), whole.digest())
+        """Return the key of a request; `body` must have its defaults filled in.
+
+        Raises:
+            InvalidJSON: the body is nested so deeply that it cannot be written down again.
+        """
+        form = _form(endpoint, body)
+        said = {k: v for k, v in body.items() if k not in form} | {"model": model}
+        digest = hashlib.sha256(_canonical([tenant, fingerprint, endpoint.path, said]))
+        whole = digest.digest()
+        if "stream_options" not in form:
+            return cls(whole, whole)
+        digest.update(_canonical(body.get("stream_options")))
+        return cls(digest.digest(), whole)
 
 
 class ResponseCache:
@@ -79,11 +79,12 @@ class ResponseCache:
 
         `Cache-Control: no-cache` asks for a new answer, `no-store` leaves no trace of it.
         """
-        if self._settings.mode == "off" or not endpoint.cacheable or b"no-store" in cache_control:
+        control = cache_control.lower()
+        if self._settings.mode == "off" or not endpoint.cacheable or b"no-store" in control:
             return "bypass"
         if self._settings.mode == "deterministic" and not is_deterministic(endpoint, body):
             return "bypass"
-        return "refresh" if b"no-cache" in cache_control else "use"
+        return "refresh" if b"no-cache" in control else "use"
 
     def shares(self, endpoint: Endpoint, body: JSONObject) -> bool:
         """Return whether equal requests may have one answer: not where it is sampled."""
@@ -98,15 +99,16 @@ class ResponseCache:
         answer = self.at_hand(key)
         if answer is not None or self._redis is None:
             return answer
-        for place in dict.fromkeys((key.own, key.whole)):
-            answer = await self._redis.get(place, model)
-            if answer is not None:
-                self._memory.put(place, answer)
-                return answer
-        return None
+        found = await self._redis.get(tuple(dict.fromkeys((key.own, key.whole))), model)
+        if found is None:
+            return None
+        self._memory.put(found.key, found.answer, found.left_s)
+        return found.answer
 
-    def keep(self, key: CacheKey, answer: StoredAnswer) -> None:
-        """Keep a whole, successful answer."""
+    def keep(self, key: CacheKey, answer: StoredAnswer | None) -> None:
+        """Keep a whole, successful answer; there is none where it was too long to be kept."""
+        if answer is None:
+            return
         self._memory.put(key.own, answer)
         if self._redis is not None:
             self._redis.put(key.own, answer)
@@ -115,8 +117,7 @@ class ResponseCache:
         """Forget all answers, or those of one model; return how many there were.
 
         Raises:
-            RedisError: Redis does not answer.
-            TimeoutError: the same.
+            ServiceError: Redis did not forget all of them; the memory did.
         """
         cleared = self._memory.clear(model)
         if self._redis is None:
@@ -140,6 +141,21 @@ class ResponseCache:
         """Let go of Redis."""
         if self._redis is not None:
             await self._redis.close()
+
+
+def _form(endpoint: Endpoint, body: JSONObject) -> tuple[str, ...]:
+    """Return the fields that shape how an answer is told, not what it says."""
+    if endpoint.stream is None:
+        return ()
+    return ("stream", "stream_options") if body.get("stream") is True else ("stream",)
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # The decoder goes deeper than the encoder.
+        raise InvalidJSON("The body is nested too deeply.", hint="Send a flatter object.") from None
 
 
 def is_deterministic(endpoint: Endpoint, body: JSONObject) -> bool:

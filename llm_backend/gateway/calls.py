@@ -109,12 +109,18 @@ class Bounds:
         limits = self._limits
         for field, limit, name in (
             ("messages", limits.messages, "messages"),
+            ("input", limits.messages, "messages"),
+            ("prompt", limits.messages, "messages"),
+            ("documents", limits.messages, "messages"),
             ("stop", limits.stop_words, "stop_words"),
             ("stop_sequences", limits.stop_words, "stop_words"),
             ("bad_words", limits.stop_words, "stop_words"),
         ):
             value = body.get(field)
-            if isinstance(value, list) and len(value) > limit:
+            if not isinstance(value, list) or len(value) <= limit:
+                continue
+            # A list of numbers is one prompt, in tokens: the engine compares it with its context.
+            if field not in {"input", "prompt"} or not isinstance(value[0], int):
                 raise _too_much(f"{field} has {len(value)} entries; at most {limit}.", field, name)
         for field in ("n", "best_of"):
             self._check_choices(field, body.get(field))

@@ -50,7 +50,7 @@ class Fetcher:
             async with asyncio.timeout(self._timeout_s):
                 address = await self._address(parts, port)
                 return await self._get(parts, address, port)
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
             raise InvalidRequest(
                 f"The image at {parts.hostname} could not be fetched: {type(error).__name__}."
             ) from None
@@ -99,7 +99,7 @@ class Fetcher:
         request = self._http.build_request(
             "GET",
             target,
-            headers={"host": parts.netloc, "accept": "image/*"},
+            headers={"host": parts.netloc, "accept": "image/*", "accept-encoding": "identity"},
             extensions={"sni_hostname": parts.hostname or ""},
         )
         response = await self._http.send(request, stream=True)

@@ -16,20 +16,17 @@ class Flight:
     Attributes:
         answer: What came of it, when it went well.
         error: What came of it, when it did not.
-        joined: Requests that waited for it.
+        left: Whether nothing came of it, because its leader left.
     """
 
     def __init__(self) -> None:
         self.answer: StoredAnswer | None = None
         self.error: LLMBackendError | None = None
-        self.joined = 0
+        self.left = False
         self._over = asyncio.Event()
 
     async def over(self, timeout_s: float) -> bool:
-        """Wait for its end; return whether it has ended.
-
-        With neither answer nor error its leader has left: whoever asks again first leads anew.
-        """
+        """Wait for its end; return whether it has ended."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._over.wait()
@@ -53,10 +50,7 @@ class Flights:
 
     def find(self, key: bytes) -> Flight | None:
         """Return the call under way for a key, to be waited for."""
-        flight = self._flights.get(key)
-        if flight is not None:
-            flight.joined += 1
-        return flight
+        return self._flights.get(key)
 
     @contextmanager
     def leading(self, key: bytes) -> Iterator[Flight]:
@@ -66,6 +60,9 @@ class Flights:
             yield flight
         except LLMBackendError as error:
             flight.error = error
+            raise
+        except BaseException:
+            flight.left = True
             raise
         finally:
             del self._flights[key]

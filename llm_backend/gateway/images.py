@@ -12,7 +12,7 @@ import binascii
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import imagesize
 
@@ -21,7 +21,7 @@ from llm_backend.errors import BodyTooLarge, InvalidRequest
 from llm_backend.wire import JSONObject
 
 SMALL: Final = 64 * 1024
-"""Pictures of up to so many characters are checked on the event loop."""
+"""Bodies and pictures of up to so many bytes are looked through on the event loop."""
 
 _MAGIC: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -29,6 +29,25 @@ _MAGIC: Final = (
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
 )
+
+_ROOTS: Final = (
+    "messages",
+    "system",
+    "input",
+    "query",
+    "queries",
+    "documents",
+    "data_1",
+    "data_2",
+    "text_1",
+    "text_2",
+)
+"""Fields of a body that have parts: of chat, messages, responses, embeddings, rerank and score."""
+
+_HOLDERS: Final = ("content", "output", "source")
+"""Fields of a part that have parts again, such as a tool's result."""
+
+T = TypeVar("T")
 
 Fetch = Callable[[str], Awaitable[tuple[str, bytes]]]
 """Fetches a URL that is allowed; returns media type and bytes."""
@@ -63,8 +82,8 @@ class Images:
         self._settings = settings
         self._fetch = fetch
 
-    async def prepare(self, body: JSONObject) -> bool:
-        """Check every picture of a body; put those inline that are given by URL.
+    async def prepare(self, body: JSONObject, size: int) -> bool:
+        """Check every picture of a body of `size` bytes; put those inline that are given by URL.
 
         Returns:
             Whether the body was changed.
@@ -73,7 +92,7 @@ class Images:
             InvalidRequest: a picture is not one, or its URL is not allowed; says which and why.
             BodyTooLarge: a picture has too many bytes or pixels.
         """
-        places = list(places_of(body))
+        places = await _off_loop(size, list[Place], places_of(body))
         if len(places) > self._settings.count:
             raise InvalidRequest(
                 f"{len(places)} images; at most {self._settings.count}.",
@@ -115,10 +134,7 @@ class Images:
             )
         if "image" not in place.what:
             return
-        if len(data) <= SMALL:
-            self._check_inline(media_type, data)
-        else:
-            await asyncio.to_thread(self._check_inline, media_type, data)
+        await _off_loop(len(data), self._check_inline, media_type, data)
 
     def _check_inline(self, media_type: str, data: str) -> None:
         try:
@@ -136,6 +152,8 @@ class Images:
         if actual != declared.lower().replace("image/jpg", "image/jpeg"):
             raise InvalidRequest(f"An image declared as {declared[:40]!r} is {actual}.")
         width, height = imagesize.get(BytesIO(content))
+        if min(width, height) < 0:
+            raise InvalidRequest(f"An image declared as {declared[:40]!r} has no readable size.")
         if min(width, height) < self._settings.min_side:
             raise InvalidRequest(
                 f"An image has {width}x{height} pixels; "
@@ -147,6 +165,12 @@ class Images:
                 f"at most {self._settings.megapixels} million.",
                 hint="images.megapixels in config/gateway.yaml sets this limit.",
             )
+
+
+async def _off_loop(size: int, look: Callable[..., T], *what: object) -> T:
+    if size <= SMALL:
+        return look(*what)
+    return await asyncio.to_thread(look, *what)
 
 
 def media_type_of(content: bytes) -> str | None:
@@ -169,21 +193,15 @@ def _data_parts(rest: str) -> tuple[str, str]:
 
 
 def places_of(body: JSONObject) -> Iterator[Place]:
-    """Yield every place of a chat, messages or responses body that has media or a URL of it."""
-    for field in ("messages", "input"):
-        items = body.get(field)
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict):
-                yield from _places_in(item.get("content"))
-
-
-def _places_in(content: Any) -> Iterator[Place]:
-    for part in content if isinstance(content, list) else ():
-        if not isinstance(part, dict):
-            continue
-        yield from _places_of_part(part)
-        # A tool's result is itself a list of parts.
-        yield from _places_in(part.get("content"))
+    """Yield every place of a body, of any route, that has media or a URL of it."""
+    todo = [body[field] for field in _ROOTS if field in body]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, list):
+            todo += reversed(item)
+        elif isinstance(item, dict):
+            yield from _places_of_part(item)
+            todo += (item[key] for key in _HOLDERS if key in item)
 
 
 def _places_of_part(part: dict[str, Any]) -> Iterator[Place]:

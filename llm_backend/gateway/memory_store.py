@@ -46,14 +46,21 @@ class MemoryStore:
         self._answers.move_to_end(key)
         return answer
 
-    def put(self, key: bytes, answer: StoredAnswer) -> None:
-        """Keep an answer; what was not used for longest makes room."""
+    def put(self, key: bytes, answer: StoredAnswer, left_s: float | None = None) -> None:
+        """Keep an answer; what was not used for longest makes room.
+
+        Args:
+            key: Under which to keep it.
+            answer: The answer.
+            left_s: Seconds until it is forgotten, where some of its time is over already.
+        """
         size = len(answer.body) + OVERHEAD
         if size > self._room // LARGEST_SHARE:
             return
         if key in self._answers:
             self._drop(key)
-        self._answers[key] = (answer, self._clock() + self._ttl_s)
+        left_s = self._ttl_s if left_s is None else left_s
+        self._answers[key] = (answer, self._clock() + left_s)
         self.bytes += size
         while self.bytes > self._room:
             self._drop(next(iter(self._answers)))

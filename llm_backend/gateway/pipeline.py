@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llm_backend.errors import EngineBroke, EngineGone, LLMBackendError, Overloaded
 from llm_backend.gateway import sse
-from llm_backend.gateway.admission import SIGN_EVERY_S, Admission, Sign
+from llm_backend.gateway.admission import FIRST_SIGN_S, SIGN_EVERY_S, Admission, Sign
 from llm_backend.gateway.auth import Authenticator
 from llm_backend.gateway.cache import CacheKey, Policy, ResponseCache
 from llm_backend.gateway.calls import Bounds, Call, Salt, understand
@@ -22,7 +22,7 @@ from llm_backend.gateway.flight import Flight, Flights
 from llm_backend.gateway.images import Images
 from llm_backend.gateway.quota import Quotas
 from llm_backend.gateway.record import Record, Recorder
-from llm_backend.gateway.relay import Relay
+from llm_backend.gateway.relay import JSON, Relay
 from llm_backend.gateway.replay import as_stream
 from llm_backend.gateway.stored import StoredAnswer
 from llm_backend.switching.lease import Lease
@@ -73,8 +73,7 @@ class Pipeline:
         failure: Exception | None = ClientGone()
         try:
             record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
-            with self._stages.quotas.spending(record.key) as headers:
-                exchange.extra += headers
+            with self._stages.quotas.spending(record.key, exchange.extra):
                 await self._serve(exchange, endpoint, record)
             failure = None
         except ClientGone:
@@ -110,8 +109,11 @@ class Pipeline:
         spec = stages.admission.choose(requested_model(body))
         record.model = spec.id
         stages.admission.check(spec, endpoint)
-        stages.bounds.check(body, len(raw))
-        if await stages.images.prepare(body):
+        if len(raw) <= LARGE:
+            stages.bounds.check(body, len(raw))
+        else:
+            await asyncio.to_thread(stages.bounds.check, body, len(raw))
+        if await stages.images.prepare(body, len(raw)):
             raw = encode(body)
         call = understand(endpoint, spec, body, raw, record)
         if stages.salt is not None:
@@ -138,69 +140,79 @@ class Pipeline:
     ) -> None:
         """Answer from the cache, from the call of an equal request, or by a call of one's own."""
         cache, flights = self._stages.cache, self._stages.flights
-        answer = await cache.look_up(key, call.spec.id) if may_look else None
         shares = may_look and cache.shares(call.endpoint, call.body)
-        while answer is None:
-            flight = flights.find(key.own) if shares else None
-            # Another may have led and landed while we looked into Redis.
-            answer = cache.at_hand(key) if shares and flight is None else None
-            if flight is not None:
-                await self._wait_for(exchange, call, flight)
-                # What the leader came to; nothing where it left: then the next one leads.
-                answer = flight.answer
-            elif answer is None:
-                await self._lead(exchange, call, key, shares=shares)
-                return
-        await self._replay(exchange, call, answer)
-
-    async def _lead(self, exchange: Exchange, call: Call, key: CacheKey, *, shares: bool) -> None:
-        exchange.extra.append((b"x-cache", b"miss"))
         if not shares:
-            self._keep(key, await self._ask(exchange, call, keep=True))
+            answer = await cache.look_up(key, call.spec.id) if may_look else None
+            if not await self._replayed(exchange, call, answer):
+                cache.keep(key, await self._lead(exchange, call))
             return
-        with self._stages.flights.leading(key.own) as flight:
-            flight.answer = await self._ask(exchange, call, keep=True)
-            self._keep(key, flight.answer)
-
-    def _keep(self, key: CacheKey, answer: StoredAnswer | None) -> None:
-        if answer is not None:
-            self._stages.cache.keep(key, answer)
-
-    async def _wait_for(self, exchange: Exchange, call: Call, flight: Flight) -> None:
         deadline = asyncio.get_running_loop().time() + self._stages.admission.timeout_s
-        while not await flight.over(SIGN_EVERY_S):
-            if asyncio.get_running_loop().time() > deadline:
+        while not await self._replayed(exchange, call, cache.at_hand(key)):
+            flight = flights.find(key.own)
+            if flight is None:
+                await self._share(exchange, call, key)
+                return
+            await self._wait_for(exchange, call, flight, deadline)
+            if await self._replayed(exchange, call, flight.answer):
+                return
+            if not flight.left:
+                # What came is nothing to share; waiting for each other would not change that.
+                await self._lead(exchange, call)
+                return
+            # The leader left: the first to ask again leads.
+
+    async def _share(self, exchange: Exchange, call: Call, key: CacheKey) -> None:
+        """Look into Redis, or call the engine, for all equal requests that come meanwhile."""
+        cache = self._stages.cache
+        with self._stages.flights.leading(key.own) as flight:
+            found = await cache.look_up(key, call.spec.id)
+            if found is None:
+                flight.answer = await self._lead(exchange, call)
+                cache.keep(key, flight.answer)
+                return
+            flight.answer = found
+        if not await self._replayed(exchange, call, found):
+            cache.keep(key, await self._lead(exchange, call))
+
+    async def _lead(self, exchange: Exchange, call: Call) -> StoredAnswer | None:
+        exchange.extra.append((b"x-cache", b"miss"))
+        return await self._ask(exchange, call, keep=True)
+
+    async def _wait_for(
+        self, exchange: Exchange, call: Call, flight: Flight, deadline: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        pause = FIRST_SIGN_S
+        while not await flight.over(min(pause, max(0.0, deadline - loop.time()))):
+            if loop.time() >= deadline:
                 raise Overloaded(
                     "An equal request has not been answered in time.", retry_after_s=30
                 )
             if call.stream:
                 await self._sign(exchange, call, "waiting for an equal request")
+            pause = SIGN_EVERY_S
         if flight.error is not None:
-            raise flight.error
+            # Many raise it; each would make its traceback longer.
+            raise flight.error.with_traceback(None)
 
-    async def _replay(self, exchange: Exchange, call: Call, answer: StoredAnswer) -> None:
+    async def _replayed(self, exchange: Exchange, call: Call, answer: StoredAnswer | None) -> bool:
+        """Answer with what was answered before; return whether that was possible."""
+        told = None if answer is None else await _told(call, answer)
+        if told is None:
+            return False
         call.record.cache = "hit"
         exchange.extra.append((b"x-cache", b"hit"))
-        content_type, body = answer.content_type, answer.body
-        kind = call.endpoint.stream
-        if call.stream and kind is not None and content_type != EVENT_STREAM:
-            options = call.body.get("stream_options")
-            usage = isinstance(options, dict) and options.get("include_usage") is True
-            told = as_stream(await _decoded(body), kind, usage=usage)
-            if told is None:
-                await self._ask(exchange, call, keep=False)
-                return
-            content_type, body = EVENT_STREAM, told
         if not call.stream:
-            await exchange.answer(200, content_type, body)
-            return
+            await exchange.answer(200, JSON, told)
+            return True
         if exchange.status is None:
-            await exchange.start(200, content_type)
-        for start in range(0, len(body), REPLAY_PIECE):
-            await exchange.write(body[start : start + REPLAY_PIECE])
+            await exchange.start(200, EVENT_STREAM)
+        for start in range(0, len(told), REPLAY_PIECE):
+            await exchange.write(told[start : start + REPLAY_PIECE])
             # Nothing here waits by itself: others have their turn, and a departure is seen.
             await asyncio.sleep(0)
         await exchange.end()
+        return True
 
     # The engine
 
@@ -234,6 +246,20 @@ class Pipeline:
             await exchange.start(200, EVENT_STREAM)
         anthropic = call.endpoint.dialect == "anthropic"
         await exchange.write(sse.PING if anthropic else sse.comment(text))
+
+
+async def _told(call: Call, answer: StoredAnswer) -> bytes | None:
+    """Return an answer in the form that is asked for; None where it cannot be told so."""
+    kind, is_stream = call.endpoint.stream, answer.content_type == EVENT_STREAM
+    if is_stream == call.stream:
+        return answer.body
+    if is_stream or kind is None:
+        return None
+    options = call.body.get("stream_options")
+    usage = isinstance(options, dict) and options.get("include_usage") is True
+    if len(answer.body) <= LARGE:
+        return as_stream(answer.body, kind, usage=usage)
+    return await asyncio.to_thread(as_stream, answer.body, kind, usage=usage)
 
 
 async def _decoded(raw: bytes) -> JSONObject:

@@ -67,20 +67,27 @@ class Quotas:
         }
 
     @contextmanager
-    def spending(self, key: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Take one request from a key's share while the block runs; yield headers that tell.
+    def spending(self, key: str, told: list[tuple[bytes, bytes]]) -> Iterator[None]:
+        """Take one request from a key's share while the block runs.
+
+        Args:
+            key: Its name.
+            told: Headers of the answer; gets those that tell what is left.
 
         Raises:
             RateLimited: the share is used up.
         """
         allowance = self._allowances.get(key)
         if allowance is None:
-            yield []
+            yield
             return
-        _take(allowance, self._clock())
+        try:
+            _take(allowance, self._clock())
+        finally:
+            told += _headers(allowance)
         allowance.running += 1
         try:
-            yield _headers(allowance)
+            yield
         finally:
             allowance.running -= 1
 

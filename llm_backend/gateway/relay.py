@@ -24,7 +24,9 @@ from llm_backend.switching.lease import Lease
 from llm_backend.wire import JSONObject, decode_object
 
 JSON = b"application/json"
-ANSWER_LIMIT = 256 * 1024 * 1024
+ANSWER_LIMIT = 64 * 1024 * 1024
+"""Longest answer that is not a stream: 2,000 embeddings of 2,000 numbers, and room."""
+
 ERROR_LIMIT = 64 * 1024
 LARGE = 1024 * 1024
 """Longer answers are parsed off the event loop."""

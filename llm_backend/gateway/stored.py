@@ -28,13 +28,7 @@ class StoredAnswer:
 
 def pack(key: bytes, answer: StoredAnswer) -> bytes:
     """Return the bytes of an answer. They name their key, and prove that they are whole."""
-    head = {
-        "format": FORMAT,
-        "key": key.hex(),
-        "model": answer.model,
-        "type": answer.content_type.decode("latin-1"),
-        "sha256": hashlib.sha256(answer.body).hexdigest(),
-    }
+    head = _head(key, answer.model, answer.content_type.decode("latin-1"), answer.body)
     return orjson.dumps(head) + b"\n" + answer.body
 
 
@@ -50,13 +44,20 @@ def unpack(key: bytes, packed: bytes) -> StoredAnswer | None:
     model, content_type = head.get("model"), head.get("type")
     if not isinstance(model, str) or not isinstance(content_type, str):
         return None
-    expected = {
+    if not content_type.isascii() or not content_type.isprintable():
+        return None
+    if head != _head(key, model, content_type, body):
+        return None
+    return StoredAnswer(model, content_type.encode(), body)
+
+
+def _head(key: bytes, model: str, content_type: str, body: bytes) -> dict[str, str | int]:
+    head: dict[str, str | int] = {
         "format": FORMAT,
         "key": key.hex(),
         "model": model,
         "type": content_type,
-        "sha256": hashlib.sha256(body).hexdigest(),
     }
-    if head != expected or not content_type.isascii() or not content_type.isprintable():
-        return None
-    return StoredAnswer(model, content_type.encode(), body)
+    digest = hashlib.sha256(orjson.dumps(head))
+    digest.update(body)
+    return {**head, "sha256": digest.hexdigest()}

@@ -25,7 +25,6 @@ ELSEWHERE = {
         "testing/fake_http.py",
     ),
     "tests/integration runs it in a real gateway with real engine processes": (
-        "gateway/calls.py",
         "gateway/edge.py",
         "gateway/endpoints.py",
         "gateway/fleet.py",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from llm_backend import LLMClient
-from llm_backend.client import HTTPAnswer
+from llm_backend.client import ChatCompletion, HTTPAnswer
 from llm_backend.errors import (
     ConnectionFailed,
     EngineGone,
@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHome]:
     models = {
         **fake("good", "--max-model-len 50", aliases=["best"], max_model_len=50),
         **fake("embedder", capabilities=["embeddings"]),
-        **fake("single", "--token-delay-s 0.05 --tokens 30", concurrency=1),
+        **fake("single", "--token-delay-s 0.05 --tokens 400", concurrency=1),
         **fakes(late="--load-s 1.5", dies="--die-after-tokens 3", ill="--exit-at-start 1"),
     }
     limits = {"queue": 1, "queue_timeout_s": 10}
@@ -189,12 +189,18 @@ async def test_what_engines_do(client: LLMClient) -> None:
 
 async def test_a_full_line(client: LLMClient) -> None:
     await client.switch("single")
-    running, waiting = (asyncio.create_task(client.chat(QUESTION, "single")) for _ in range(2))
+    tasks = [asyncio.create_task(client.chat(QUESTION, "single")) for _ in range(2)]
     while (await client.status()).queue.length < 1:
         pass
     full = await failure(Overloaded, client.chat(QUESTION, "single"))
     assert full.retry_after_s is not None
-    assert [(await task).model for task in (running, waiting)] == ["single", "single"]
+    await end(tasks)
+
+
+async def end(tasks: list[asyncio.Task[ChatCompletion]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_a_full_line_is_tried_again_after_the_time_that_it_says(home: GatewayHome) -> None:
@@ -202,7 +208,8 @@ async def test_a_full_line_is_tried_again_after_the_time_that_it_says(home: Gate
 
     async def until_free(seconds: float) -> None:
         waited.append(seconds)
-        await asyncio.gather(*tasks)
+        await end(tasks)
+        await asyncio.to_thread(at_rest, home)
 
     client = LLMClient(home.url, key_of("alice"), max_retries=1, sleep=until_free)
     tasks = [asyncio.create_task(client.chat(QUESTION, "single")) for _ in range(2)]

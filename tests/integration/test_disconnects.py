@@ -78,6 +78,21 @@ def test_the_engine_hears_of_it(home: GatewayHome, http: httpx2.Client, stream: 
     eventually(lambda: inflight(http) == 0, within_s=PROMISED_S + ROOM_S)
 
 
+def test_it_hears_of_a_later_request_on_the_same_connection(
+    home: GatewayHome, http: httpx2.Client
+) -> None:
+    gone = home.events("slow").count("gone")
+    kept = [b"connection: close", b"connection: keep-alive"]
+    first, second = (request(max_tokens=n).replace(*kept) for n in (1, 400))
+    with connected(home) as connection:
+        connection.sendall(first)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(second)
+        eventually(lambda: inflight(http) == 1)
+    eventually(lambda: home.events("slow").count("gone") == gone + 1)
+    eventually(lambda: inflight(http) == 0, within_s=PROMISED_S + ROOM_S)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_whoever_leaves_the_line_leaves_no_trace(
     home: GatewayHome, http: httpx2.Client, stream: bool

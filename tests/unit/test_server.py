@@ -95,6 +95,6 @@ def test_a_second_gateway_is_told_of_the_first(tmp_path: Path) -> None:
 
 def test_beyond_loopback_it_does_not_start_without_a_key(tmp_path: Path) -> None:
     wanted = write_config(tmp_path, server={"port": 0, "host": "0.0.0.0"})
-    with pytest.raises(ConfigError, match="no key has the scope .infer."):
+    with pytest.raises(ConfigError, match=r"no key has the scope .infer."):
         run(wanted)
     assert not (tmp_path / "state/gateway.json").exists()

@@ -268,6 +268,29 @@ async def test_a_departure_is_told_whatever_was_sent_behind(rig: Rig, behind: by
     assert len(rig.app.scopes) == 1
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"x"])
+async def test_another_protocol_is_not_spoken_and_the_body_is_read(
+    rig: Rig, protocol: bytes
+) -> None:
+    upgrade = b"connection: upgrade, http2-settings\r\nupgrade: " + protocol + b"\r\nhost: x"
+    for whole in (GET % b"body", POST + b"x" * 100, CHUNKED + b"1\r\nx\r\n0\r\n\r\n"):
+        async with rig.client() as client:
+            await client.send(whole.replace(b"host: x", upgrade) + GET % b"next")
+            status, body = await client.answer()
+            assert status == 200
+            assert body.startswith(b"body" if whole.startswith(b"GET") else b"bodyx")
+            assert await client.answer() == (200, b"next")
+
+
+async def test_an_offer_in_two_pieces_ends_the_connection(rig: Rig) -> None:
+    async with rig.client() as client:
+        await client.send(b"GET /one HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupg")
+        await asyncio.sleep(0.05)
+        await client.send(b"rade: x\r\n\r\n" + GET % b"next")
+        assert await client.answer() == (200, b"one")
+        assert await client.ended() == b""
+
+
 async def test_a_departure_with_a_reset_is_told_too(rig: Rig) -> None:
     raw = socket.create_connection(("127.0.0.1", rig.port))
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

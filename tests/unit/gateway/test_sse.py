@@ -21,6 +21,7 @@ from llm_backend.gateway.sse import (
     aborted,
     comment,
     error_event,
+    with_start,
 )
 from tests.unit.gateway.samples import (
     ALL,
@@ -302,3 +303,45 @@ def test_the_error_event_of_responses_has_the_fields_of_the_specification() -> N
     assert fields["code"] == "engine_gone"
     assert fields["message"] == "The engine left. Ask again."
     assert fields["error"]["type"] == "api_error"
+
+
+# Streams that lack their first event
+
+
+@pytest.mark.parametrize("name", ["chat", "completions", "messages", "responses"])
+def test_a_start_that_is_there_is_left_alone(name: str) -> None:
+    sample = SAMPLES[name]
+    assert with_start(sample.kind, sample.stream, "a", "1") == sample.stream
+
+
+@pytest.mark.parametrize(
+    ("kind", "events", "start"),
+    [
+        ("messages", b'event: content_block_start\ndata: {"type":"content_block_start"}\n\n', 1),
+        ("messages", b'data: {"type":"content_block_delta"}\n\nrest', 1),
+        ("messages", PING, 0),
+        ("messages", comment("waiting"), 0),
+        ("responses", b'data: {"type":"response.output_item.added"}\n\n', 1),
+        ("responses", b'data: {"type":"response.created"}\n\n', 0),
+        ("chat", b'data: {"choices":[]}\n\n', 0),
+    ],
+)
+def test_a_start_that_is_missing_is_put_there(kind: StreamKind, events: bytes, start: int) -> None:
+    given = with_start(kind, events, "a", "id-1")
+    assert given.endswith(events)
+    added = given.removesuffix(events)
+    assert added.count(b"event: ") == start
+    assert start == 0 or b'"model":"a"' in added
+
+
+def test_anthropic_s_helper_takes_the_start_that_was_put_there() -> None:
+    whole = SAMPLES["messages"].stream
+    cut = whole[whole.index(b"event: content_block_start") :]
+
+    with anthropic_client(with_start("messages", cut, "a", "id-1")) as client:
+        asked = client.messages.stream(model="a", messages=[], max_tokens=9)
+        with asked as stream:
+            message = stream.get_final_message()
+
+    assert (message.id, message.model) == ("msg_id-1", "a")
+    assert message.content
