@@ -324,7 +324,11 @@ class Switcher:
 
     async def _watch(self, keeper: EngineKeeper) -> None:
         entry = self.entries[keeper.model]
-        event = await keeper.watch(lambda: entry.leases > 0)
+        try:
+            event = await keeper.watch(lambda: entry.leases > 0)
+        except Exception:  # unwatched, it could end without anybody's notice
+            log.exception("engine_watch_defect", model=keeper.model)
+            event = ev.Hung(keeper.model, InternalError("The engine could not be watched."))
         if isinstance(event, ev.Broke):
             keeper.engine = None
         self._apply(event)

@@ -89,7 +89,14 @@ def test_errors_are_told_with_the_first_of_them() -> None:
         sample("request-64", "ours", 1, errors=2, first_error="another body", round=1),
     )
 
-    assert faults(found) == ["request-64, ours: 2 errors; the first: another body"]
+    assert faults(found) == ["request-64, ours: 2 errors, as another body"]
+
+
+@pytest.mark.parametrize(("hits", "told"), [(950, 0), (949, 1)])
+def test_a_cache_that_rarely_hits_is_not_measured(hits: int, told: int) -> None:
+    found = report(sample("cache-redis", "ours-redis", 1, answers=1000, marked=hits))
+
+    assert len(faults(found)) == told
 
 
 def test_a_report_survives_its_json() -> None:

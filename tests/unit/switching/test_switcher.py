@@ -12,11 +12,13 @@ import pytest
 from llm_backend.errors import (
     EngineGone,
     EngineStartFailed,
+    InternalError,
     LLMBackendError,
     ShuttingDown,
     SwitchSuperseded,
 )
 from llm_backend.runtimes.base import Engine
+from llm_backend.switching.feed import Notice
 from llm_backend.switching.history import WantedFile
 from llm_backend.switching.states import State
 from llm_backend.switching.switcher import Switcher
@@ -145,6 +147,25 @@ async def test_an_engine_that_ends_is_taken_from_its_leases(tmp_path: Path) -> N
             assert "killed by SIGKILL" in str(cause)
         assert owner.entries["a"].leases == 0
         assert (await granted(owner, "a")).instance != lease.engine.instance
+
+
+async def test_an_engine_that_cannot_be_watched_is_ended(tmp_path: Path) -> None:
+    runtime = Loopback()
+    wait = runtime.wait
+
+    async def defect(_: Engine) -> Any:
+        runtime.wait = wait  # type: ignore[method-assign]  # once
+        raise ZeroDivisionError
+
+    def spoil(notice: Notice) -> None:
+        if notice.data.get("step") == "start_done":
+            runtime.wait = defect  # type: ignore[method-assign]  # a driver with a defect
+
+    async with switcher(tmp_path, runtime, "a") as owner:
+        with owner.feed.listening(spoil), owner.lease("a") as lease:
+            first = await lease.granted(PATIENCE_S)
+            assert isinstance(await lease.cause(PATIENCE_S), InternalError)
+        assert (await granted(owner, "a")) is not first
 
 
 # Restarts

@@ -1,0 +1,120 @@
+"""Our own gateway under measurement, set up as a user would have it: all its stages are on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from bench.processes import Missing, free_port, lives, running, thaw
+from bench.targets import KEY, MODEL, Place, Target, clean_environment
+from bench.waiting import eventually, is_listening, post
+from llm_backend import __version__
+from llm_backend.cli.project import ROOT_VARIABLE
+from llm_backend.runtimes.marks import STATE_VARIABLE
+
+END_S = 20.0
+
+
+@contextlib.contextmanager
+def ours(place: Place) -> Iterator[Target]:
+    """Run our gateway, with its cache in memory."""
+    with _serving(place, "ours", {}) as (port, process):
+        yield Target("ours", __version__, port, process, kind="ours", alone=True)
+
+
+@contextlib.contextmanager
+def ours_with_redis(place: Place) -> Iterator[Target]:
+    """Run our gateway with a Redis of its own."""
+    with _redis(place) as url:
+        cache = {"redis_url": url, "memory_mib": 1}
+        with _serving(place, "ours-redis", {"cache": cache}) as (port, process):
+            yield Target("ours-redis", __version__, port, process, kind="redis", alone=True)
+
+
+@contextlib.contextmanager
+def _redis(place: Place) -> Iterator[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        raise Missing("redis-server: apt-get install redis-server")
+    port = free_port()
+    argv = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    with running(argv, place.helper_core, place.folder / "redis.log"):
+        eventually(lambda: is_listening(port), 10, f"redis-server listens on {port}")
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def _serving(
+    place: Place, name: str, settings: Mapping[str, Any]
+) -> Iterator[tuple[int, psutil.Process]]:
+    root, port = place.folder / name, free_port()
+    state = root / "state"
+    configure(root, port, place.engine, settings)
+    argv = [sys.executable, "-m", "llm_backend", "serve", "--setup", "local"]
+    environment = clean_environment(**{ROOT_VARIABLE: str(root)})
+    with running(argv, place.core, root / "gateway.log", environment) as process:
+        try:
+            eventually(lambda: _ready(process, port, root), 60, "our gateway listens")
+            yield port, process
+        finally:
+            thaw([process])
+            # Left alone, its engine would outlive it, to be adopted by the next gateway.
+            _unload(port, state)
+            end_engines(state)
+
+
+def configure(root: Path, port: int, engine: int, settings: Mapping[str, Any]) -> None:
+    """Write the two configuration files; the engine is the mock one, on its port."""
+    (root / "config").mkdir(parents=True)
+    model = {
+        "runtimes": ["process"],
+        "engine": {"kind": "command", "argv": ["sleep", "86400"]},
+        "port": engine,
+        "capabilities": ["chat", "completions", "vision"],
+        "devices": ["cpu"],
+        "concurrency": 1000,
+    }
+    catalog = {"devices": {"cpu": {"kind": "cpu"}}, "models": {MODEL: model}}
+    key = {"name": "bench", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}
+    all_settings = {
+        "setup": "local",
+        "state_dir": str(root / "state"),
+        "server": {"port": port},
+        "keys": [key],
+        **settings,
+    }
+    (root / "config" / "models.yaml").write_text(yaml.safe_dump(catalog))
+    (root / "config" / "gateway.yaml").write_text(yaml.safe_dump(all_settings))
+
+
+def _ready(process: psutil.Process, port: int, root: Path) -> bool:
+    if not lives(process):
+        said = (root / "gateway.log").read_text(errors="replace").strip().splitlines()
+        raise Missing("our gateway, which ended: " + " ".join(said[-3:]))
+    return is_listening(port)
+
+
+def _unload(port: int, state: Path) -> None:
+    with contextlib.suppress(OSError):
+        key = (state / "admin.key").read_text().strip()
+        body = json.dumps({}).encode()
+        post(port, "/api/v1/inference/unload", body, {"authorization": f"Bearer {key}"}, END_S)
+
+
+def end_engines(state: Path) -> None:
+    """End the engines that a gateway with this state directory has left."""
+    mark = str(state.resolve())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(STATE_VARIABLE) == mark:
+                process.send_signal(signal.SIGKILL)
