@@ -13,7 +13,7 @@ from typing import Any
 
 YARDSTICK = "vllm-router"
 WIDEST = 3.0
-"""Bars over this multiple of the yardstick's are cut; the number beside them says the rest."""
+"""Bars over this multiple of the yardstick's are cut, ours never; the number beside them stays."""
 
 PANELS = (
     ("request-64", "request, 64 connections"),
@@ -46,6 +46,7 @@ def costs(report: dict[str, Any], scenario: str) -> dict[str, float]:
 def draw(axis: Any, title: str, values: dict[str, float]) -> None:
     """Draw one panel: a bar a gateway, with its figure."""
     widest = WIDEST * values.get(YARDSTICK, max(values.values(), default=1.0))
+    widest = max(widest, values.get("ours", 0.0))
     names = list(values)[::-1]
     lengths = [min(values[name], widest) for name in names]
     bars = axis.barh(names, lengths, color=[OURS if n == "ours" else OTHERS for n in names])

@@ -284,9 +284,9 @@ async def test_another_protocol_is_not_spoken_and_the_body_is_read(
 
 async def test_an_offer_in_two_pieces_ends_the_connection(rig: Rig) -> None:
     async with rig.client() as client:
-        await client.send(b"GET /one HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupg")
+        await client.send(b"GET /one HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nup")
         await asyncio.sleep(0.05)
-        await client.send(b"rade: x\r\n\r\n" + GET % b"next")
+        await client.send(b"grade: x\r\n\r\n" + GET % b"next")
         assert await client.answer() == (200, b"one")
         assert await client.ended() == b""
 
