@@ -39,6 +39,9 @@ STEPS = {
 }
 """The steps of a switch as people say them; those of the gateway that are left out are instants."""
 
+LISTEN_S = 5.0
+"""How long the first event of a gateway may take before the switch is asked for all the same."""
+
 MARGIN_S = 60.0
 """What a switch may take on top of the deadlines of its steps."""
 
@@ -127,8 +130,13 @@ async def _load(
     async with httpx2.AsyncClient(
         base_url=record.url, headers=headers, timeout=timeout, trust_env=False
     ) as http:
-        watching = asyncio.create_task(_watch(http, model, report))
+        listening = asyncio.Event()
+        watching = asyncio.create_task(_watch(http, model, report, listening))
         try:
+            # First listen, then ask: otherwise the first steps are gone before anyone hears them.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LISTEN_S):
+                    await listening.wait()
             with plain_transport_errors(record, deadline_s):
                 response = await http.post("/api/v1/inference/load", json={"model": model})
         finally:
@@ -138,13 +146,19 @@ async def _load(
     return answer(response)
 
 
-async def _watch(http: httpx2.AsyncClient, model: str, report: Report) -> None:
+async def _watch(
+    http: httpx2.AsyncClient, model: str, report: Report, listening: asyncio.Event
+) -> None:
     """Report what `GET /events` says of a load; without events there is just no progress."""
     report("waiting for the gateway")
-    with suppress(httpx2.HTTPError, InvalidJSON):
-        async with http.stream("GET", "/events") as response:
-            async for event in httpx2.EventSource(response):
-                _report_event(event.event, decode_object(event.data.encode()), model, report)
+    try:
+        with suppress(httpx2.HTTPError, InvalidJSON):
+            async with http.stream("GET", "/events") as response:
+                async for event in httpx2.EventSource(response):
+                    listening.set()
+                    _report_event(event.event, decode_object(event.data.encode()), model, report)
+    finally:
+        listening.set()
 
 
 def _report_event(kind: str, data: JSONObject, model: str, report: Report) -> None:
