@@ -25,8 +25,10 @@ def first_model(
     if name is not None:
         return _named(project, offers, name, able)
     if not able:
+        why = next((str(offer.obstacle) for offer in offers.values()), "it is empty")
         raise SetupError(
-            "No model of the catalog can run here.", hint="See why: llm-backend doctor"
+            f"No model of the catalog can run here. The first: {why.rstrip('.')}.",
+            hint="See why: llm-backend doctor",
         )
     default = _default(project, able)
     return project.model(pick("Which model first?", offers.values(), default) if ask else default)

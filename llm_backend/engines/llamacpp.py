@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import platform
@@ -31,9 +32,23 @@ _STEPS: Final = (
 
 def unavailable_reason() -> str | None:
     """Say why llama.cpp cannot run here, and what to do; None where it can."""
-    if importlib.util.find_spec("xllamacpp") is not None:
-        return None
-    return llamacpp_serve.why_missing(platform.system(), platform.machine())
+    if importlib.util.find_spec("xllamacpp") is None:
+        return llamacpp_serve.why_missing(platform.system(), platform.machine())
+    if platform.system() == "Linux":
+        return missing_library("libgomp.so.1")
+    return None
+
+
+def missing_library(name: str) -> str | None:
+    """Say that llama.cpp's server lacks a library of the system; None where it is there."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return (
+            f"llama.cpp's server needs the system's library {name}. "
+            "On Debian and Ubuntu type: sudo apt-get install -y libgomp1"
+        )
+    return None
 
 
 def plan(spec: ModelSpec, engine: LlamaCppEngine, store: WeightsStore) -> LaunchPlan:

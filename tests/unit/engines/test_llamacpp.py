@@ -111,3 +111,11 @@ def test_where_the_wheel_is_there_is_no_reason() -> None:
 )
 def test_the_log_tells_how_far_the_load_has_come(line: str, progress: Progress | None) -> None:
     assert llamacpp.progress_of(line) == progress
+
+
+def test_a_missing_library_of_the_system_is_named_with_the_command_that_installs_it() -> None:
+    assert llamacpp.missing_library("libc.so.6") is None
+    assert llamacpp.missing_library("libnothing.so.1") == (
+        "llama.cpp's server needs the system's library libnothing.so.1. "
+        "On Debian and Ubuntu type: sudo apt-get install -y libgomp1"
+    )
