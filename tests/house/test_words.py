@@ -36,4 +36,4 @@ def test_the_patterns_find_what_they_are_for() -> None:
     assert INDEX.search("pip install --index-url https://packages.example/x")
     assert INDEX.search("see https://pypi.example/simple/")
     assert MACHINE_PATH.search("cd /home/someone/llm")
-    assert not MACHINE_PATH.search("tests/work/file")
+    assert not MACHINE_PATH.search("tests/home/file")
