@@ -26,7 +26,11 @@ static const char MODELS[] =
     "data: {\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion.chunk\","           \
     "\"created\":1760000000,\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":" delta       \
     ",\"logprobs\":null,\"finish_reason\":" reason "}]}\n\n"
-static const char CHUNK[] = EVENT("{\"role\":\"assistant\",\"content\":\" token\"}", "null");
+/* Two, in turn: a gateway may take the same one a hundred times for a model that repeats itself. */
+static const char CHUNKS[2][sizeof EVENT("{\"role\":\"assistant\",\"content\":\" token\"}", "null")] = {
+    EVENT("{\"role\":\"assistant\",\"content\":\" token\"}", "null"),
+    EVENT("{\"role\":\"assistant\",\"content\":\" words\"}", "null"),
+};
 static const char LAST[] = EVENT("{}", "\"stop\"") "data: [DONE]\n\n";
 static const char STREAM_HEAD[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
                                   "transfer-encoding: chunked\r\n\r\n";
@@ -111,7 +115,7 @@ static void tell(struct peer *p, int64_t now)
     if (p->due < now)
         p->due = now + PERIOD_NS;
     if (p->events-- > 0) {
-        add_chunk(p, CHUNK, sizeof CHUNK - 1);
+        add_chunk(p, CHUNKS[p->events % 2], sizeof CHUNKS[0] - 1);
         return;
     }
     add_chunk(p, LAST, sizeof LAST - 1);

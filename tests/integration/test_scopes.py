@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -318,11 +319,11 @@ class Site(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-def visited(page: bytes, profile: Path, host: str) -> list[str]:
+def visited(page: bytes, profile: Path, host: str, port: int = 0) -> list[str]:
     """Open the page in a real browser and return what it says that it could do."""
     outcomes: list[str] = []
     told = threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, page, outcomes, told)) as site:
+    with ThreadingHTTPServer(("127.0.0.1", port), partial(Site, page, outcomes, told)) as site:
         threading.Thread(target=site.serve_forever, daemon=True).start()
         # The other site's name leads to this machine, as after DNS rebinding.
         command = [
@@ -350,31 +351,59 @@ def visited(page: bytes, profile: Path, host: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def unlocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHome]:
-    """A gateway as it is after installation: no key is needed to infer."""
-    with shared_gateway(tmp_path_factory, {"echo": recorder()}) as home:
+def friend() -> int:
+    """The port of a site whose pages may call the gateway."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def unlocked(tmp_path_factory: pytest.TempPathFactory, friend: int) -> Iterator[GatewayHome]:
+    """A gateway that anyone on this machine may ask: no key is needed to infer."""
+    server = {"port": 0, "cors_origins": [f"http://friend.example:{friend}"]}
+    with shared_gateway(tmp_path_factory, {"echo": recorder()}, server=server) as home:
         yield home
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("way", ["loopback", "rebound name"])
-def test_a_page_of_another_site_reaches_nothing(
-    unlocked: GatewayHome, tmp_path: Path, way: str
-) -> None:
-    port = httpx2.URL(unlocked.url).port
-    name = "127.0.0.1" if way == "loopback" else "attacker.example"
-    fields = {
-        "gateway": f'"http://{name}:{port}"',
-        "paths": str([CHAT, "/v1/messages", "/tokenize", *sorted(ADMIN)]),
-    }
+def page(gateway: GatewayHome, name: str, paths: list[str]) -> bytes:
+    port = httpx2.URL(gateway.url).port
+    return (PAGE % {"gateway": f'"http://{name}:{port}"', "paths": str(paths)}).encode()
 
-    outcomes = visited((PAGE % fields).encode(), tmp_path, "attacker.example")
+
+def served(gateway: GatewayHome) -> list[str]:
+    """Return what the log says of requests that got as far as the pipeline."""
+    lines = gateway.log.read_text().splitlines()
+    return [line for line in lines if '"event": "request"' in line]
+
+
+def readable(outcomes: list[str]) -> list[str]:
+    return [line for line in outcomes if not re.search(r" (refused|sent|opaque 0)$", line)]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "attacker.example"])
+def test_a_page_of_another_site_reaches_nothing(
+    unlocked: GatewayHome, tmp_path: Path, name: str
+) -> None:
+    """Not by our own names, nor by a name of its own that leads here, as after DNS rebinding."""
+    before = len(served(unlocked))
+    paths = [CHAT, "/v1/messages", "/tokenize", *sorted(ADMIN)]
+
+    outcomes = visited(page(unlocked, name, paths), tmp_path, "attacker.example")
 
     assert len(outcomes) > 100
-    read = [line for line in outcomes if not re.search(r" (refused|sent|opaque 0)$", line)]
-    assert read == [], "the page could read an answer"
+    assert readable(outcomes) == [], "the page could read an answer"
     assert unlocked.state("echo") == "stopped"
-    requests = [
-        line for line in unlocked.log.read_text().splitlines() if '"event": "request"' in line
-    ]
-    assert requests == [], "a request got as far as the pipeline"
+    assert served(unlocked)[before:] == [], "a request got as far as the pipeline"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_page_of_an_allowed_site_reaches_what_is_open(
+    unlocked: GatewayHome, tmp_path: Path, friend: int
+) -> None:
+    """The same page, so that the test before would see what gets through."""
+    outcomes = visited(page(unlocked, "127.0.0.1", [CHAT]), tmp_path, "friend.example", friend)
+
+    assert f"blob cors application/json {CHAT} cors 200" in readable(outcomes)
+    assert served(unlocked)
+    assert unlocked.state("echo") == "awake"

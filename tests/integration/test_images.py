@@ -1,0 +1,254 @@
+"""What a request may hold and a key may ask for, seen from the engine: it gets nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from tests import recording_engine
+from tests.harness import ALL, GatewayHome, eventually
+from tests.integration.gateways import (
+    CHAT,
+    MESSAGES,
+    at_rest,
+    client_of,
+    connected,
+    error_of,
+    fake,
+    key_of,
+    key_setting,
+    post_bytes,
+    recorded,
+    recorder,
+    shared_gateway,
+)
+from tests.integration.hostile import WRONG
+from tests.unit.gateway.pictures import (
+    BAD_INLINE,
+    GOOD,
+    PNG64,
+    TOO_LARGE,
+    addresses,
+    chat_body,
+    png,
+)
+
+pytestmark = [pytest.mark.engine, pytest.mark.anyio]
+
+PROMISED_S = 0.05
+
+
+def salted(root: Path) -> dict[str, Any]:
+    """An engine of the kind vLLM: a program that takes its arguments and shows what reaches it."""
+    python = root / "python"
+    python.write_text(
+        "#!/bin/sh\nfor last; do :; done\n"
+        f'exec "{sys.executable}" "{recording_engine.__file__}" "$last"\n'
+    )
+    python.chmod(0o700)
+    return {
+        "runtimes": ["process"],
+        "engine": {"kind": "vllm", "python": str(python)},
+        "capabilities": ALL,
+        "devices": ["cpu"],
+    }
+
+
+class Pictures:
+    """A host of pictures, on this machine, that counts who comes."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+            self.asked.append(path)
+            if path == "/moved.png":
+                writer.write(b"HTTP/1.1 302 Found\r\nlocation: /x.png\r\ncontent-length: 0\r\n\r\n")
+                return
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: %d\r\n\r\n"
+            writer.write(head % len(png()) + png())
+
+
+@asynccontextmanager
+async def pictures(port: int = 0) -> AsyncIterator[Pictures]:
+    host = Pictures()
+    async with await asyncio.start_server(host.serve, "127.0.0.1", port) as server:
+        host.port = server.sockets[0].getsockname()[1]
+        yield host
+
+
+@pytest.fixture(scope="module")
+def allowed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, allowed_port: int) -> Iterator[GatewayHome]:
+    keys = [
+        key_setting("alice", "infer"),
+        key_setting("bob", "infer"),
+        {**key_setting("minute", "infer"), "requests_per_minute": 3},
+        {**key_setting("single", "infer"), "concurrency": 1},
+    ]
+    models = {
+        "echo": recorder(),
+        "salted": salted,
+        **fake("slow", "--token-delay-s 0.05 --tokens 400"),
+    }
+    images = {"allowed_hosts": [f"127.0.0.1:{allowed_port}"], "count": 10}
+    with shared_gateway(tmp_path_factory, models, keys=keys, images=images) as home:
+        yield home
+        at_rest(home)
+
+
+def headers_of(who: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key_of(who)}"}
+
+
+@pytest.fixture
+def http(home: GatewayHome) -> Iterator[httpx2.Client]:
+    with client_of(home, headers=headers_of("alice")) as http:
+        yield http
+
+
+def posted(http: httpx2.Client, model: str, **fields: Any) -> httpx2.Response:
+    return http.post(CHAT, json={"model": model, "messages": MESSAGES, **fields})
+
+
+# What an engine never sees
+
+
+async def test_nothing_bad_reaches_an_engine_and_nobody_is_connected_to(
+    home: GatewayHome, http: httpx2.Client
+) -> None:
+    """The catalogue of bad pictures and bad fields: each is a 400 or 413 within 50 ms."""
+    assert home.load("slow").status_code == 200
+    asked = home.events("slow").count("request")
+    async with pictures() as trap:
+        bad = {name: chat_body(url) for name, url in (BAD_INLINE | TOO_LARGE).items()}
+        bad |= {name: chat_body(url) for name, url in addresses(trap.port).items()}
+        bad |= WRONG | {"eleven": chat_body(*[GOOD["PNG"]] * 11)}
+        assert len(bad) >= 80
+        took = []
+        for name, fields in bad.items():
+            body = orjson.dumps({"messages": MESSAGES, "model": "slow", **fields})
+            headers = {"content-type": "application/json"}
+            began = time.perf_counter()
+            response = await asyncio.to_thread(http.post, CHAT, content=body, headers=headers)
+            took.append(time.perf_counter() - began)
+            assert response.status_code in {400, 413}, (name, response.text)
+        assert trap.asked == []
+    assert home.events("slow").count("request") == asked
+    assert statistics.median(took) < PROMISED_S
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+def test_good_pictures_reach_it_byte_for_byte(http: httpx2.Client, name: str) -> None:
+    body = orjson.dumps({"model": "echo", **chat_body(GOOD[name])})
+    reached, _ = recorded(
+        http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    )
+    assert reached == body
+
+
+def test_ten_pictures_are_not_too_many(http: httpx2.Client) -> None:
+    recorded(http.post(CHAT, json={"model": "echo", **chat_body(*[GOOD["PNG"]] * 10)}))
+
+
+async def test_the_gateway_fetches_what_is_allowed_and_the_engine_gets_it_inline(
+    http: httpx2.Client, allowed_port: int
+) -> None:
+    async with pictures(allowed_port) as host:
+        here = f"http://127.0.0.1:{allowed_port}"
+        body = {"model": "echo", **chat_body(f"{here}/x.png", GOOD["GIF"])}
+        reached, _ = recorded(await asyncio.to_thread(http.post, CHAT, json=body))
+        assert host.asked == ["/x.png"]
+        inlined = chat_body(f"data:image/png;base64,{PNG64}", GOOD["GIF"])
+        assert orjson.loads(reached) == {"model": "echo", **inlined}
+
+        moved = {"model": "echo", **chat_body(f"{here}/moved.png")}
+        error = error_of(
+            await asyncio.to_thread(http.post, CHAT, json=moved), 400, "invalid_request"
+        )
+        assert "answered 302" in error["message"]
+        assert host.asked == ["/x.png", "/moved.png"]
+
+
+# Keys
+
+
+def salt_of(http: httpx2.Client, who: str, **fields: Any) -> str:
+    body = {"model": "salted", "messages": MESSAGES, **fields}
+    reached, _ = recorded(http.post(CHAT, json=body, headers=headers_of(who)))
+    return str(orjson.loads(reached)["cache_salt"])
+
+
+def test_two_keys_have_two_salts(http: httpx2.Client) -> None:
+    alice, bob = salt_of(http, "alice"), salt_of(http, "bob")
+    assert alice == salt_of(http, "alice")
+    assert len({alice, bob, salt_of(http, "alice", cache_salt="own")}) == 3
+    assert salt_of(http, "bob", cache_salt=alice) != alice
+    reached, _ = recorded(posted(http, "echo", cache_salt="own"))
+    assert orjson.loads(reached)["cache_salt"] == "own", "other engines are left alone"
+
+
+def test_a_key_has_its_share_of_a_minute(http: httpx2.Client) -> None:
+    answers = [
+        http.post(CHAT, json={"model": "echo", "n": n}, headers=headers_of("minute"))
+        for n in range(1, 5)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    left = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
+    assert left == ["2", "1", "0", "0"]
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"3"}
+    error = error_of(answers[-1], 429, "rate_limit_exceeded")
+    assert "'minute' may make 3 requests a minute" in error["message"]
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+    other = posted(http, "echo")
+    assert other.status_code == 200
+    assert "x-ratelimit-limit-requests" not in other.headers
+
+
+def test_a_place_is_free_again_when_its_client_leaves(
+    home: GatewayHome, http: httpx2.Client
+) -> None:
+    def single() -> httpx2.Response:
+        body = {"model": "slow", "messages": MESSAGES, "max_tokens": 1}
+        return http.post(CHAT, json=body, headers=headers_of("single"))
+
+    assert home.load("slow").status_code == 200
+    body = orjson.dumps({"model": "slow", "messages": MESSAGES, "stream": True})
+    fields = [f"{name}: {value}" for name, value in headers_of("single").items()]
+    request = post_bytes(CHAT, body, "host: localhost", "content-type: application/json", *fields)
+    with connected(home) as connection:
+        connection.sendall(request)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        error = error_of(single(), 429, "rate_limit_exceeded")
+        assert "has 1 requests under way; at most 1" in error["message"]
+    eventually(lambda: single().status_code == 200, within_s=5)
+
+
+def test_pictures_are_in_no_log(home: GatewayHome, http: httpx2.Client) -> None:
+    canary = base64.b64encode(png() + b"canary").decode()
+    posted(http, "echo", **chat_body(f"data:image/png;base64,{canary}"))
+    posted(http, "echo", **chat_body("http://canary.example/x.png"))
+    at_rest(home)  # a request is written down behind its answer
+    log = home.log.read_text()
+    assert canary not in log
+    assert "canary" not in log
