@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -146,10 +147,22 @@ async def _serve(
         if log_path is not None:
             bounding = asyncio.create_task(logfile.keep_small(log_path, LOG_LIMIT))
             stack.callback(bounding.cancel)
+        _settle_down()
         log.info("gateway_ready", url=address.url, models=edge.services.fleet.available())
         await server.serve(sockets=[listener])
     log.info("gateway_stopped")
     return 0
+
+
+def _settle_down() -> None:
+    """Leave what was built at the start out of every later garbage collection.
+
+    Requests leave next to no cycles behind, but allocate enough for the collector to look through
+    all of the frameworks' objects again and again: a third of the CPU time of a request.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 class GatewayServer(uvicorn.Server):

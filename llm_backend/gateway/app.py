@@ -27,7 +27,7 @@ from llm_backend.errors import (
 )
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.exchange import Exchange
-from llm_backend.gateway.guard import Guard, cors_headers, preflight_headers, request_id
+from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight_headers
 from llm_backend.gateway.pipeline import Pipeline
 from llm_backend.gateway.routes import control, health, openai
 from llm_backend.gateway.services import Services
@@ -49,6 +49,7 @@ class Gateway:
 
     def __init__(self, guard: Guard, pipeline: Pipeline, api: ASGIApp) -> None:
         self._guard = guard
+        self._ids = RequestIds()
         self._pipeline = pipeline
         self._api = api
 
@@ -57,7 +58,8 @@ class Gateway:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, request_id(scope))
+        exchange = Exchange(scope, receive, send)
+        exchange.name(self._ids.of(exchange.headers))
         try:
             await self._serve(scope, receive, send, exchange)
         except LLMBackendError as error:
@@ -70,7 +72,7 @@ class Gateway:
         endpoint = ENDPOINTS.get(scope["path"])
         if endpoint is not None:
             exchange.dialect = endpoint.dialect
-        page = self._guard.check(scope)
+        page = self._guard.check(scope["method"], scope["headers"], exchange.headers)
         if page is not None:
             exchange.extra += cors_headers(page)
         if page is not None and scope["method"] == "OPTIONS":

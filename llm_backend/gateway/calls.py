@@ -20,6 +20,8 @@ MEDIA: Final = frozenset(
 )
 """Fields that hold media or their address, not text for the model to read."""
 
+_CHOICES: Final = frozenset({"n", "best_of"})
+
 RESERVED: Final = frozenset(
     {
         "chat_template",
@@ -98,6 +100,15 @@ class Bounds:
 
     def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
+        self._lists = {
+            "messages": (limits.messages, "messages"),
+            "input": (limits.messages, "messages"),
+            "prompt": (limits.messages, "messages"),
+            "documents": (limits.messages, "messages"),
+            "stop": (limits.stop_words, "stop_words"),
+            "stop_sequences": (limits.stop_words, "stop_words"),
+            "bad_words": (limits.stop_words, "stop_words"),
+        }
 
     def check(self, body: JSONObject, size: int) -> None:
         """Check the fields of a body of `size` bytes.
@@ -106,27 +117,24 @@ class Bounds:
             InvalidRequest: a field asks for too much; says which and how much is allowed.
             PromptTooLong: the text is too long.
         """
-        limits = self._limits
-        for field, limit, name in (
-            ("messages", limits.messages, "messages"),
-            ("input", limits.messages, "messages"),
-            ("prompt", limits.messages, "messages"),
-            ("documents", limits.messages, "messages"),
-            ("stop", limits.stop_words, "stop_words"),
-            ("stop_sequences", limits.stop_words, "stop_words"),
-            ("bad_words", limits.stop_words, "stop_words"),
-        ):
-            value = body.get(field)
-            if not isinstance(value, list) or len(value) <= limit:
-                continue
-            # A list of numbers is one prompt, in tokens: the engine compares it with its context.
-            if field not in {"input", "prompt"} or not isinstance(value[0], int):
-                raise _too_much(f"{field} has {len(value)} entries; at most {limit}.", field, name)
-        for field in ("n", "best_of"):
-            self._check_choices(field, body.get(field))
-        _check_template(body)
-        if size > limits.prompt_chars:
+        for field in self._lists.keys() & body.keys():
+            value = body[field]
+            if isinstance(value, list) and value:
+                self._check_list(field, value)
+        if not _CHOICES.isdisjoint(body):
+            for field in _CHOICES:
+                self._check_choices(field, body.get(field))
+        if "chat_template" in body or "chat_template_kwargs" in body:
+            _check_template(body)
+        if size > self._limits.prompt_chars:
             self._check_length(body)
+
+    def _check_list(self, field: str, value: list[Any]) -> None:
+        limit, name = self._lists[field]
+        # A list of numbers is one prompt, in tokens: the engine compares it with its context.
+        is_tokens = field in {"input", "prompt"} and isinstance(value[0], int)
+        if len(value) > limit and not is_tokens:
+            raise _too_much(f"{field} has {len(value)} entries; at most {limit}.", field, name)
 
     def _check_choices(self, field: str, value: Any) -> None:
         if value is None:

@@ -31,6 +31,7 @@ from llm_backend.gateway.services import Services
 from llm_backend.gateway.upstream import Upstream
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.switching.switcher import Switcher
+from llm_backend.telemetry.logs import FrequentLog
 from llm_backend.telemetry.metrics import Metrics
 
 
@@ -61,7 +62,10 @@ async def build_edge(
         )
         stack.push_async_callback(fetcher.close)
         metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
-        stages = _stages(settings, fleet, switcher, metrics, cache, upstream, fetcher)
+        requests = FrequentLog(settings.logs.level, settings.logs.format)
+        stack.callback(requests.flush)
+        recorder = Recorder(metrics, requests)
+        stages = _stages(settings, fleet, switcher, recorder, cache, upstream, fetcher)
         pipeline = Pipeline(stages, settings.limits.body_mib * 1024 * 1024)
         reporter = Reporter(settings, "local", fleet, switcher, devices, cache)
         services = Services(stages.authenticator, cache, fleet, metrics, reporter, switcher)
@@ -79,7 +83,7 @@ def _stages(
     settings: Settings,
     fleet: Fleet,
     switcher: Switcher,
-    metrics: Metrics,
+    recorder: Recorder,
     cache: ResponseCache,
     upstream: Upstream,
     fetcher: Fetcher,
@@ -96,7 +100,7 @@ def _stages(
         admission=Admission(fleet, switcher, limits.queue_timeout_s),
         switcher=switcher,
         relay=Relay(upstream, limits.request_timeout_s, limits.idle_timeout_s),
-        recorder=Recorder(metrics),
+        recorder=recorder,
     )
 
 

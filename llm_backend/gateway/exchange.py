@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -35,6 +35,14 @@ class Connection(Protocol):
     is_lost: bool
     on_lost: Callable[[], None] | None
 
+    def body(self) -> bytes | None:
+        """Return the whole body; None where it has to be waited for."""
+        ...
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Send a whole answer at once; return False where that cannot be done now."""
+        ...
+
 
 class Exchange:
     """Reads one request and writes its answer.
@@ -62,17 +70,22 @@ class Exchange:
         "stream",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        self.request_id = request_id
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.request_id = ""
         self.status: int | None = None
         self.finished = False
-        self.extra: Headers = [(b"x-request-id", request_id.encode())]
+        self.extra: Headers = []
         self.dialect: Dialect = "openai"
         self.stream: StreamKind | None = None
         self._connection: Connection = scope["extensions"][CONNECTION]
         self._receive = receive
         self._send = send
+
+    def name(self, request_id: str) -> None:
+        """Give the request its id, which its answer carries."""
+        self.request_id = request_id
+        self.extra.append((b"x-request-id", request_id.encode()))
 
     async def body(self, limit: int) -> bytes:
         """Read the whole body; the connection itself limits how long that takes.
@@ -81,6 +94,9 @@ class Exchange:
             BodyTooLarge: it is longer than `limit` bytes.
             ClientGone: the client left meanwhile.
         """
+        whole = self._connection.body()
+        if whole is not None and len(whole) <= limit:
+            return whole
         first = await self._piece(limit)
         if not first.get("more_body", False):
             return bytes(first["body"])
@@ -104,43 +120,23 @@ class Exchange:
             )
         return message
 
-    @contextmanager
-    def client_watched(self) -> Iterator[None]:
-        """Break the block off with ClientGone as soon as the client closes the connection."""
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("requests run in tasks")
-        if self._connection.is_lost:
-            raise ClientGone
-        gone = False
-
-        def lost() -> None:
-            nonlocal gone
-            # Behind a whole answer the end of the connection is nobody's loss.
-            if not self.finished:
-                gone = True
-                task.cancel()
-
-        self._connection.on_lost = lost
-        try:
-            yield
-        except asyncio.CancelledError:
-            # Only our own cancellation is taken back; one from outside goes on.
-            if gone and task.uncancel() == 0:
-                raise ClientGone from None
-            raise
-        finally:
-            self._connection.on_lost = None
+    def client_watched(self) -> ClientWatch:
+        """Break a `with` block off with ClientGone as soon as the client closes the connection."""
+        return ClientWatch(self, self._connection)
 
     async def start(self, status: int, content_type: bytes, length: int | None = None) -> None:
         """Send the head of the answer."""
+        headers = self._head(content_type, length)
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _head(self, content_type: bytes, length: int | None) -> Headers:
         headers = [(b"content-type", content_type), *self.extra]
         if length is not None:
             headers.append((b"content-length", b"%d" % length))
         else:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        return headers
 
     async def write(self, piece: bytes) -> None:
         """Send a piece of the body; waits while the client reads slower than we write."""
@@ -153,6 +149,10 @@ class Exchange:
 
     async def answer(self, status: int, content_type: bytes, body: bytes) -> None:
         """Send a whole answer."""
+        headers = self._head(content_type, len(body))
+        if self._connection.answer(status, headers, body):
+            self.status, self.finished = status, True
+            return
         await self.start(status, content_type, len(body))
         await self.end(body)
 
@@ -189,3 +189,48 @@ class Exchange:
         self.extra.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         body = encode(error_object(error, self.dialect))
         await self.answer(error.status, b"application/json", body)
+
+
+class ClientWatch:
+    """Cancels the task of a request when its client leaves, and turns that into ClientGone.
+
+    Args:
+        exchange: The request.
+        connection: Where it came from.
+    """
+
+    __slots__ = ("_connection", "_exchange", "_gone", "_task")
+
+    _task: asyncio.Task[object]
+
+    def __init__(self, exchange: Exchange, connection: Connection) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("requests run in tasks")
+        if self._connection.is_lost:
+            raise ClientGone
+        self._task = task
+        self._connection.on_lost = self._lost
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._connection.on_lost == self._lost:  # else the next request's
+            self._connection.on_lost = None
+        # Only our own cancellation is taken back; one from outside goes on.
+        if kind is asyncio.CancelledError and self._gone and self._task.uncancel() == 0:
+            raise ClientGone from None
+
+    def _lost(self) -> None:
+        # Behind a whole answer the end of the connection is nobody's loss.
+        if not self._exchange.finished:
+            self._gone = True
+            self._task.cancel()

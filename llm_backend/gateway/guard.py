@@ -5,12 +5,11 @@ It decides on the raw path and headers alone, before anything is parsed.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
-
-from starlette.types import Scope
 
 from llm_backend.errors import (
     Forbidden,
@@ -29,7 +28,11 @@ _ONCE: Final = frozenset(
 )
 """Headers that decide: of two of them, two readers could each believe another one."""
 
+_HOSTS_KEPT: Final = 64
+"""Good values of the Host header that are not taken apart again; ports make many of one name."""
+
 Headers = list[tuple[bytes, bytes]]
+Fields = Mapping[bytes, bytes]
 
 
 class Guard:
@@ -54,9 +57,15 @@ class Guard:
         self._origins = frozenset(o.encode() for o in origins)
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
+        self._good_hosts: set[bytes] = set()
 
-    def check(self, scope: Scope) -> bytes | None:
+    def check(self, method: str, headers: Headers, fields: Fields) -> bytes | None:
         """Look at one request; return the origin whose page sent it, where that is an allowed one.
+
+        Args:
+            method: Such as `POST`.
+            headers: All headers.
+            fields: The first header of each name.
 
         Raises:
             HeadersTooLarge: too many or too large headers.
@@ -65,20 +74,18 @@ class Guard:
             Forbidden: a page of another origin sent it.
             WrongMediaType: a body that is not plain JSON.
         """
-        headers = scope["headers"]
         if len(headers) > self._max_headers:
             raise HeadersTooLarge(f"{len(headers)} headers; at most {self._max_headers}.")
-        if sum(len(n) + len(v) for n, v in headers) > self._max_header_bytes:
+        if sum(map(len, itertools.chain.from_iterable(headers))) > self._max_header_bytes:
             raise HeadersTooLarge(f"The headers are over {self._max_header_bytes} bytes.")
-        seen: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in seen and name in _ONCE:
-                raise InvalidRequest(f"The request has two {name.decode().title()} headers.")
-            seen[name] = value
-        self._check_host(seen.get(b"host"))
-        page = self._foreign_page(seen)
-        if scope["method"] in _BODY_METHODS:
-            _check_media_type(seen)
+        if len(headers) > len(fields):
+            _refuse_repeated(headers)
+        host = fields.get(b"host")
+        if host not in self._good_hosts:
+            self._check_host(host)
+        page = self._foreign_page(fields) if b"origin" in fields else None
+        if method in _BODY_METHODS:
+            _check_media_type(fields)
         return page
 
     def _check_host(self, value: bytes | None) -> None:
@@ -92,13 +99,15 @@ class Guard:
                 f"This gateway does not answer for the host {host[:100]!r}.",
                 hint="server.allowed_hosts in config/gateway.yaml adds one.",
             )
+        if len(self._good_hosts) < _HOSTS_KEPT:
+            self._good_hosts.add(value)
 
-    def _foreign_page(self, headers: dict[bytes, bytes]) -> bytes | None:
-        origin = headers.get(b"origin")
-        if origin is None or origin in self._origins:
+    def _foreign_page(self, fields: Fields) -> bytes | None:
+        origin = fields[b"origin"]
+        if origin in self._origins:
             return origin
         # Our own pages, such as /docs, send the host that they came from.
-        if origin.partition(b"://")[2] == headers.get(b"host"):
+        if origin.partition(b"://")[2] == fields.get(b"host"):
             return None
         raise Forbidden(
             f"Pages of {origin.decode('latin-1')[:100]!r} may not call this gateway.",
@@ -106,14 +115,24 @@ class Guard:
         )
 
 
-def _check_media_type(headers: dict[bytes, bytes]) -> None:
-    media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+def _refuse_repeated(headers: Headers) -> None:
+    seen = set()
+    for name, _ in headers:
+        if name in seen and name in _ONCE:
+            raise InvalidRequest(f"The request has two {name.decode().title()} headers.")
+        seen.add(name)
+
+
+def _check_media_type(fields: Fields) -> None:
+    media_type = fields.get(b"content-type", b"")
+    if media_type != b"application/json":
+        media_type = media_type.split(b";")[0].strip().lower()
     if media_type != b"application/json":
         raise WrongMediaType(
             f"The content type is {media_type.decode('latin-1')[:100]!r}, not application/json.",
             hint="Send the header Content-Type: application/json.",
         )
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
         raise WrongMediaType("The body has a content encoding.", hint="Send it as it is.")
 
 
@@ -135,11 +154,17 @@ def preflight_headers(wanted: bytes) -> Headers:
     ]
 
 
-def request_id(scope: Scope) -> str:
-    """Return the client's request id if it is a harmless one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            if 0 < len(value) <= 64 and _ID_CHARACTERS.issuperset(value):
-                return str(value, "ascii")
-            break
-    return secrets.token_hex(12)
+class RequestIds:
+    """Names requests."""
+
+    def __init__(self) -> None:
+        # Asking the kernel for chance with every request would cost more than all of the guard.
+        self._start = secrets.token_hex(8)
+        self._count = itertools.count()
+
+    def of(self, fields: Fields) -> str:
+        """Return the client's request id if it is a harmless one, else a new one."""
+        told = fields.get(b"x-request-id")
+        if told and len(told) <= 64 and _ID_CHARACTERS.issuperset(told):
+            return str(told, "ascii")
+        return f"{self._start}{next(self._count):08x}"

@@ -173,6 +173,14 @@ async def _off_loop(size: int, look: Callable[..., T], *what: object) -> T:
     return await asyncio.to_thread(look, *what)
 
 
+def may_hold_media(raw: bytes) -> bool:
+    """Return False where a body as it came certainly has no place for media.
+
+    A key can be spelled with escapes, so a body that has any may hold everything.
+    """
+    return b"_url" in raw or b'"source"' in raw or b"\\u" in raw
+
+
 def media_type_of(content: bytes) -> str | None:
     """Return what kind of picture the bytes begin like; None for any other."""
     for magic, media_type in _MAGIC:

@@ -19,7 +19,7 @@ from llm_backend.gateway.calls import Bounds, Call, Salt, understand
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.exchange import EVENT_STREAM, ClientGone, Exchange
 from llm_backend.gateway.flight import Flight, Flights
-from llm_backend.gateway.images import Images
+from llm_backend.gateway.images import Images, may_hold_media
 from llm_backend.gateway.quota import Quotas
 from llm_backend.gateway.record import Record, Recorder
 from llm_backend.gateway.relay import JSON, Relay
@@ -105,7 +105,7 @@ class Pipeline:
 
     async def _understood(self, endpoint: Endpoint, raw: bytes, record: Record) -> Call:
         stages = self._stages
-        body = await _decoded(raw)
+        body = decode_object(raw) if len(raw) <= LARGE else await _decoded(raw)
         spec = stages.admission.choose(requested_model(body))
         record.model = spec.id
         stages.admission.check(spec, endpoint)
@@ -113,7 +113,7 @@ class Pipeline:
             stages.bounds.check(body, len(raw))
         else:
             await asyncio.to_thread(stages.bounds.check, body, len(raw))
-        if await stages.images.prepare(body, len(raw)):
+        if may_hold_media(raw) and await stages.images.prepare(body, len(raw)):
             raw = encode(body)
         call = understand(endpoint, spec, body, raw, record)
         if stages.salt is not None:
@@ -263,6 +263,4 @@ async def _told(call: Call, answer: StoredAnswer) -> bytes | None:
 
 
 async def _decoded(raw: bytes) -> JSONObject:
-    if len(raw) <= LARGE:
-        return decode_object(raw)
     return await asyncio.to_thread(decode_object, raw)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 from llm_backend.config.settings import KeySettings
 from llm_backend.errors import RateLimited
@@ -66,8 +67,7 @@ class Quotas:
             if key.requests_per_minute is not None or key.concurrency is not None
         }
 
-    @contextmanager
-    def spending(self, key: str, told: list[tuple[bytes, bytes]]) -> Iterator[None]:
+    def spending(self, key: str, told: list[tuple[bytes, bytes]]) -> AbstractContextManager[None]:
         """Take one request from a key's share while the block runs.
 
         Args:
@@ -78,9 +78,10 @@ class Quotas:
             RateLimited: the share is used up.
         """
         allowance = self._allowances.get(key)
-        if allowance is None:
-            yield
-            return
+        return _UNLIMITED if allowance is None else self._spending(allowance, told)
+
+    @contextmanager
+    def _spending(self, allowance: Allowance, told: list[tuple[bytes, bytes]]) -> Iterator[None]:
         try:
             _take(allowance, self._clock())
         finally:
@@ -90,6 +91,9 @@ class Quotas:
             yield
         finally:
             allowance.running -= 1
+
+
+_UNLIMITED: Final = nullcontext()
 
 
 def _take(allowance: Allowance, now: float) -> None:

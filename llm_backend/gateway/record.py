@@ -6,13 +6,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from llm_backend.errors import InternalError, LLMBackendError
 from llm_backend.gateway.exchange import ClientGone
+from llm_backend.telemetry.logs import FrequentLog
 from llm_backend.telemetry.metrics import OTHER, Metrics
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -54,15 +51,24 @@ class Record:
 
 
 def _count(usage: dict[str, Any], *names: str) -> int:
-    values = (usage.get(name) for name in names)
-    return next((v for v in values if isinstance(v, int) and v >= 0), 0)
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, int) and value >= 0:
+            return value
+    return 0
 
 
 class Recorder:
-    """Writes down how each request ended."""
+    """Writes down how each request ended.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        metrics: Where it is counted.
+        log: Where it gets a line.
+    """
+
+    def __init__(self, metrics: Metrics, log: FrequentLog) -> None:
         self._metrics = metrics
+        self._log = log
 
     def close(self, record: Record, status: int | None, failure: Exception | None) -> None:
         """Write one request down.
@@ -74,7 +80,7 @@ class Recorder:
         """
         seconds = time.monotonic() - record.began
         self._count(record, _outcome(status, failure), seconds)
-        log.info(
+        self._log.write(
             "request",
             request_id=record.request_id,
             route=record.route,
@@ -92,19 +98,20 @@ class Recorder:
         )
 
     def _count(self, record: Record, outcome: str, seconds: float) -> None:
-        metrics, model = self._metrics, record.model or OTHER
-        metrics.requests.labels(record.route, model, outcome).inc()
-        metrics.cache.labels(record.cache).inc()
-        if record.model is None:
+        metrics, model = self._metrics, record.model
+        metrics.requests.add((record.route, model or OTHER, outcome))
+        metrics.cache.add((record.cache,))
+        if model is None:
             return
-        metrics.request_seconds.labels(model).observe(seconds)
+        own = (model,)
+        metrics.request_seconds.observe(own, seconds)
         if record.waited_s is not None:
-            metrics.wait_seconds.labels(model).observe(record.waited_s)
+            metrics.wait_seconds.observe(own, record.waited_s)
         if record.first_byte_s is not None:
-            metrics.first_byte_seconds.labels(model).observe(record.first_byte_s)
+            metrics.first_byte_seconds.observe(own, record.first_byte_s)
         if record.completion_tokens or record.prompt_tokens:
-            metrics.tokens.labels(model, "in").inc(record.prompt_tokens)
-            metrics.tokens.labels(model, "out").inc(record.completion_tokens)
+            metrics.tokens.add((model, "in"), record.prompt_tokens)
+            metrics.tokens.add((model, "out"), record.completion_tokens)
 
 
 def _code(failure: Exception | None) -> str | None:

@@ -112,6 +112,8 @@ class Response:
             EngineGone: the engine closed the connection before its end.
             EngineTimeout: the engine was silent for too long.
         """
+        if self._complete and len(self._pieces) == 1 and self._size <= limit:
+            return self._take()
         pieces = []
         size = 0
         async for piece in self:

@@ -230,8 +230,8 @@ def aborted(answer: JSONObject) -> bool:
 
     Where an engine is stopped, it may end what it was working on as if it were finished.
     """
-    if any(choice.get("finish_reason") in _GIVEN_UP for choice in _choices(answer)):
-        return True
+    if "choices" in answer:
+        return any(choice.get("finish_reason") in _GIVEN_UP for choice in _choices(answer))
     if answer.get("type") == "message":
         return answer.get("stop_reason") is None
     if answer.get("type") == "message_delta":

@@ -73,6 +73,29 @@ class Scheduler:
         self._advance()
         return self._effects
 
+    def grant_at_once(self, model: str, now: float) -> bool:
+        """Grant a lease where nothing is to be decided; what `Arrived` would do, without effects.
+
+        Returns:
+            False where `Arrived` has to decide: nothing has happened.
+        """
+        entry = self.entries[model]
+        if entry.waiting or entry.free <= 0:
+            return False
+        entry.leases += 1
+        entry.last_used = now
+        return True
+
+    def finish_at_once(self, model: str, now: float) -> bool:
+        """Take a lease back where that changes nothing for anybody; see `grant_at_once`."""
+        entry = self.entries[model]
+        if self._tickets or self.intents or entry.state is not State.AWAKE:
+            return False
+        entry.leases -= 1
+        entry.last_used = now
+        entry.failures = 0
+        return True
+
     def expected_wait_s(self, model: str) -> float:
         """Return about how many seconds a request for this model would wait if it came now."""
         wait = 0.0

@@ -199,6 +199,9 @@ class Switcher:
         if self._closing:
             lease.refuse(_shutting_down())
             return
+        if self._scheduler.grant_at_once(lease.model, lease.since):
+            self._grant(lease, lease.model, lease.since)
+            return
         self._lines[lease.ticket] = lease
         self._apply(ev.Arrived(lease.ticket, lease.model))
 
@@ -206,7 +209,8 @@ class Switcher:
         """End a lease, or leave the line."""
         if lease.engine is not None:
             self._leases[lease.model].discard(lease)
-            self._apply(ev.Finished(lease.model))
+            if not self._scheduler.finish_at_once(lease.model, asyncio.get_running_loop().time()):
+                self._apply(ev.Finished(lease.model))
         elif self._lines.pop(lease.ticket, None) is not None:
             self._apply(ev.Left(lease.ticket))
 

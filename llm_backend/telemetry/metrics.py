@@ -7,8 +7,11 @@ nothing that a client sends can add a series.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from llm_backend.telemetry.tally import Counts, Times
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 STATUSES = ("2xx", "4xx", "5xx", "gone")
@@ -30,45 +33,35 @@ class Metrics:
         self._create(list(models), list(routes))
 
     def _define_requests(self) -> None:
-        self.requests = Counter(
+        self.requests = Counts(
             "llm_requests",
             "Requests on inference routes, by how they ended",
             ["route", "model", "status"],
-            registry=self.registry,
+            self.registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = self._times(
             "llm_request_duration_seconds",
             "From the last byte of the request to the last byte of the answer",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
         )
-        self.first_byte_seconds = Histogram(
+        self.first_byte_seconds = self._times(
             "llm_time_to_first_byte_seconds",
             "From the lease to the first byte of the engine's answer",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
         )
-        self.wait_seconds = Histogram(
-            "llm_queue_wait_seconds",
-            "From asking for a lease to having it",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
+        self.wait_seconds = self._times(
+            "llm_queue_wait_seconds", "From asking for a lease to having it"
         )
-        self.tokens = Counter(
+        self.tokens = Counts(
             "llm_tokens",
             "Tokens as the engines count them",
             ["model", "direction"],
-            registry=self.registry,
+            self.registry,
         )
-        self.cache = Counter(
-            "llm_cache_requests",
-            "What the response cache did",
-            ["result"],
-            registry=self.registry,
+        self.cache = Counts(
+            "llm_cache_requests", "What the response cache did", ["result"], self.registry
         )
+
+    def _times(self, name: str, text: str) -> Times:
+        return Times(name, text, ["model"], SECONDS, self.registry)
 
     def _define_switches(self) -> None:
         self.in_flight = Gauge(
@@ -99,19 +92,13 @@ class Metrics:
 
     def _create(self, models: list[str], routes: list[str]) -> None:
         # All series exist from the start, so that a rate sees the first failure.
-        for model in [*models, OTHER]:
-            for route in routes:
-                for status in STATUSES:
-                    self.requests.labels(route, model, status)
-        gauges = (self.in_flight, self.waiting, self.awake)
-        seconds = (self.request_seconds, self.first_byte_seconds, self.wait_seconds)
-        for model in models:
-            for metric in (*gauges, *seconds):
-                metric.labels(model)
-            for direction in ("in", "out"):
-                self.tokens.labels(model, direction)
-        for result in ("hit", "miss", "bypass"):
-            self.cache.labels(result)
+        self.requests.declare(product(routes, [*models, OTHER], STATUSES))
+        self.tokens.declare(product(models, ("in", "out")))
+        self.cache.declare((result,) for result in ("hit", "miss", "bypass"))
+        for times in (self.request_seconds, self.first_byte_seconds, self.wait_seconds):
+            times.declare((model,) for model in models)
+        for gauge, model in product((self.in_flight, self.waiting, self.awake), models):
+            gauge.labels(model)
 
     def render(self) -> bytes:
         """Return all series in Prometheus text format."""

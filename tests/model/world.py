@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
@@ -23,6 +24,14 @@ class Violation(AssertionError):
 def require(condition: object, promise: str) -> None:
     if not condition:
         raise Violation(promise)
+
+
+def state(scheduler: Scheduler) -> list[tuple[object, ...]]:
+    """Return what decides; errors have no equals."""
+    return [
+        (e.state, e.leases, list(e.waiting), e.last_used, e.failures, e.retry_at, e.drain_until)
+        for e in scheduler.entries.values()
+    ]
 
 
 @dataclass
@@ -80,7 +89,12 @@ class World:
     def arrive(self, model: str) -> None:
         self.tickets += 1
         self.waits[self.tickets] = Wait("request", model)
-        self._tell(ev.Arrived(self.tickets, model))
+        twin = deepcopy(self.scheduler)
+        at_once = twin.grant_at_once(model, self.now)
+        effects = self._tell(ev.Arrived(self.tickets, model))
+        if at_once:
+            require(effects == [ev.Grant(self.tickets, model)], "granted at once as by the event")
+            require(state(twin) == state(self.scheduler), "the same state after a quick grant")
 
     def leave(self, ticket: ev.Ticket) -> None:
         """Somebody hangs up, perhaps after the answer was sent."""
@@ -90,7 +104,12 @@ class World:
     def finish(self, model: str) -> None:
         self.leases[model] -= 1
         self.working[model] = min(self.working[model], self.leases[model])
-        self._tell(ev.Finished(model))
+        twin = deepcopy(self.scheduler)
+        at_once = twin.finish_at_once(model, self.now)
+        effects = self._tell(ev.Finished(model))
+        if at_once:
+            require(effects == [], "an end that changes nothing has no effects")
+            require(state(twin) == state(self.scheduler), "the same state after a quick end")
 
     def switch(self, model: str) -> None:
         self.tickets += 1
@@ -161,14 +180,16 @@ class World:
 
     # What the scheduler does about it
 
-    def _tell(self, event: ev.Event) -> None:
+    def _tell(self, event: ev.Event) -> list[ev.Effect]:
         self.event = event
         self.events += 1
         self._head = min((t for t, w in self.waits.items() if w.kind == "request"), default=0)
         self._starting_before = any(not e.ready for e in self.engines.values())
-        for effect in self.scheduler.handle(event, self.now):
+        effects = self.scheduler.handle(event, self.now)
+        for effect in effects:
             self._perform(effect)
         self._check_books()
+        return effects
 
     def _perform(self, effect: ev.Effect) -> None:
         match effect:

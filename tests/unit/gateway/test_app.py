@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -18,6 +17,16 @@ from llm_backend.gateway.guard import Guard
 pytestmark = pytest.mark.anyio
 
 GUARD = Guard(hosts=[], origins=[], max_headers=50, max_header_bytes=4096)
+
+
+class Connection:
+    """One that leaves every answer to `send`."""
+
+    is_lost = False
+    on_lost = None
+
+    def answer(self, *_: object) -> bool:
+        return False
 
 
 class Broken:
@@ -48,7 +57,7 @@ async def ask(api: ASGIApp, path: str, method: str = "GET") -> list[Any]:
         "raw_path": path.encode(),
         "query_string": b"",
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-        "extensions": {CONNECTION: SimpleNamespace(is_lost=False, on_lost=None)},
+        "extensions": {CONNECTION: Connection()},
     }
     await Gateway(GUARD, BrokenPipeline(), api)(scope, receive, send)  # type: ignore[arg-type]  # broken on purpose
     return sent

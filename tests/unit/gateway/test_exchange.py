@@ -24,7 +24,19 @@ class Client:
         self.sent: list[dict[str, Any]] = []
         self._pieces = list(pieces)
         scope = {"headers": [(b"a", b"1"), (b"a", b"2")], "extensions": {CONNECTION: self}}
-        self.exchange = Exchange(scope, self.receive, self.send, "id-1")
+        self.at_once: list[tuple[int, dict[bytes, bytes], bytes]] | None = None
+        self.whole: bytes | None = None
+        self.exchange = Exchange(scope, self.receive, self.send)
+        self.exchange.name("id-1")
+
+    def body(self) -> bytes | None:
+        return self.whole
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        if self.at_once is None:
+            return False
+        self.at_once.append((status, dict(headers), body))
+        return True
 
     async def receive(self) -> dict[str, Any]:
         if not self._pieces:
@@ -49,7 +61,7 @@ class Client:
         return dict(self.sent[0]["headers"])
 
     @property
-    def body(self) -> bytes:
+    def text(self) -> bytes:
         return b"".join(message["body"] for message in self.sent[1:])
 
 
@@ -67,6 +79,19 @@ async def test_a_body_comes_in_any_pieces(pieces: list[bytes]) -> None:
         await Client(*pieces).exchange.body(5)
 
 
+async def test_a_body_that_is_here_already() -> None:
+    client = Client()
+    client.whole = b"abcdef"
+    assert await client.exchange.body(6) == b"abcdef"
+
+
+async def test_a_body_that_is_here_and_too_large() -> None:
+    client = Client(b"abcdef")
+    client.whole = b"abcdef"
+    with pytest.raises(BodyTooLarge):
+        await client.exchange.body(5)
+
+
 async def test_a_client_that_leaves_amid_its_body() -> None:
     client = Client(b"abc", b"def")
     client._pieces.pop()
@@ -75,9 +100,7 @@ async def test_a_client_that_leaves_amid_its_body() -> None:
         message = await client.receive()
         return {**message, "more_body": True}
 
-    exchange = Exchange(
-        {"headers": [], "extensions": {CONNECTION: client}}, half, client.send, "id"
-    )
+    exchange = Exchange({"headers": [], "extensions": {CONNECTION: client}}, half, client.send)
     with pytest.raises(ClientGone):
         await exchange.body(10)
 
@@ -90,7 +113,7 @@ async def test_a_whole_answer() -> None:
     client.exchange.extra.append((b"x-cache", b"hit"))
     await client.exchange.answer(200, b"application/json", b"{}")
 
-    assert (client.status, client.body) == (200, b"{}")
+    assert (client.status, client.text) == (200, b"{}")
     assert client.headers[b"content-length"] == b"2"
     assert client.headers[b"x-request-id"] == b"id-1"
     assert client.headers[b"x-cache"] == b"hit"
@@ -104,7 +127,7 @@ async def test_an_error_as_the_answer() -> None:
     assert client.status == 503
     assert client.headers[b"retry-after"] == b"120"
     assert client.headers[b"x-should-retry"] == b"true"
-    assert orjson.loads(client.body)["error"]["code"] == "server_is_overloaded"
+    assert orjson.loads(client.text)["error"]["code"] == "server_is_overloaded"
 
 
 async def test_an_error_in_the_words_of_the_route() -> None:
@@ -114,7 +137,7 @@ async def test_an_error_in_the_words_of_the_route() -> None:
 
     assert client.status == 401
     assert client.headers[b"x-should-retry"] == b"false"
-    assert orjson.loads(client.body)["error"]["type"] == "authentication_error"
+    assert orjson.loads(client.text)["error"]["type"] == "authentication_error"
 
 
 async def test_an_error_amid_a_stream_is_its_last_event() -> None:
@@ -126,9 +149,9 @@ async def test_an_error_amid_a_stream_is_its_last_event() -> None:
     await client.exchange.fail(EngineGone("It left again."))
 
     assert client.status == 200
-    assert client.body.count(b"data: ") == 1
-    assert b"It left." in client.body
-    assert b"[DONE]" not in client.body
+    assert client.text.count(b"data: ") == 1
+    assert b"It left." in client.text
+    assert b"[DONE]" not in client.text
     assert [m["more_body"] for m in client.sent[1:]] == [True, False]
 
 
@@ -144,7 +167,7 @@ async def test_nothing_follows_a_whole_answer() -> None:
     client = Client()
     await client.exchange.answer(200, b"application/json", b"{}")
     await client.exchange.fail(EngineGone("Too late."))
-    assert client.body == b"{}"
+    assert client.text == b"{}"
 
 
 async def test_another_application_answers_under_the_same_id() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from llm_backend.errors import (
     LLMBackendError,
     WrongMediaType,
 )
-from llm_backend.gateway.guard import Guard, cors_headers, preflight_headers, request_id
+from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight_headers
 
 PAGE = b"http://localhost:3000"
 HOST = (b"host", b"localhost:7000")
@@ -27,15 +28,22 @@ GUARD = Guard(
     max_headers=10,
     max_header_bytes=200,
 )
+IDS = RequestIds()
+Header = tuple[bytes, bytes]
 
 
-def scope(*headers: tuple[bytes, bytes], method: str = "GET") -> dict[str, Any]:
-    return {"method": method, "path": "/", "headers": list(headers)}
+def fields(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """Return the first header of each name."""
+    return dict(reversed(headers))
 
 
-def refusal(*headers: tuple[bytes, bytes], method: str = "GET") -> type[LLMBackendError] | None:
+def check(*headers: Header, method: str = "GET", guard: Guard = GUARD) -> bytes | None:
+    return guard.check(method, list(headers), fields(headers))
+
+
+def refusal(*headers: Header, method: str = "GET") -> type[LLMBackendError] | None:
     try:
-        GUARD.check(scope(*headers, method=method))
+        check(*headers, method=method)
     except LLMBackendError as error:
         return type(error)
     return None
@@ -68,7 +76,7 @@ def test_a_request_has_one_host() -> None:
 )
 def test_headers_that_decide_come_once(name: bytes) -> None:
     with pytest.raises(InvalidRequest, match=f"two {name.decode().title()} headers"):
-        GUARD.check(scope(HOST, (name, b"1"), (name, b"1")))
+        check(HOST, (name, b"1"), (name, b"1"))
     assert refusal(HOST, (b"accept", b"1"), (b"accept", b"2")) is None
 
 
@@ -80,13 +88,23 @@ def test_headers_are_counted_and_measured() -> None:
     assert refusal(HOST, (b"a", b"x" * (room + 1))) is HeadersTooLarge
 
 
+def test_only_good_hosts_are_remembered_and_not_many() -> None:
+    guard = Guard(hosts=["box"], origins=[], max_headers=10, max_header_bytes=200)
+    for port in range(1000):
+        check((b"host", b"box:%d" % port), guard=guard)
+        with pytest.raises(ForeignHost):
+            check((b"host", b"fox:%d" % port), guard=guard)
+    assert 0 < len(guard._good_hosts) < 100
+    assert all(host.startswith(b"box:") for host in guard._good_hosts)
+
+
 @pytest.mark.parametrize(
     ("origin", "page"),
     [(PAGE, PAGE), (b"http://localhost:7000", None), (b"https://localhost:7000", None)],
 )
 def test_pages_that_may_ask(origin: bytes, page: bytes | None) -> None:
-    assert GUARD.check(scope(HOST, (b"origin", origin))) == page
-    assert GUARD.check(scope(HOST)) is None
+    assert check(HOST, (b"origin", origin)) == page
+    assert check(HOST) is None
 
 
 @pytest.mark.parametrize(
@@ -126,13 +144,14 @@ def test_what_a_browser_is_told() -> None:
 
 @given(st.binary(max_size=80))
 def test_a_request_id_is_never_more_than_a_name(sent: bytes) -> None:
-    ident = request_id(scope((b"x-request-id", sent)))
+    ident = IDS.of({b"x-request-id": sent})
     assert 0 < len(ident) <= 64
     assert ident.replace("_", "").replace("-", "").isalnum() or set(ident) <= {"_", "-"}
     assert ident.isascii()
 
 
-def test_the_first_request_id_counts() -> None:
-    assert request_id(scope((b"x-request-id", b"a"), (b"x-request-id", b"b"))) == "a"
-    assert request_id(scope((b"x-request-id", b"a b"), (b"x-request-id", b"b"))) not in {"a b", "b"}
-    assert request_id(scope()) != request_id(scope())
+def test_a_request_keeps_its_id_or_gets_its_own() -> None:
+    assert IDS.of({b"x-request-id": b"a-1_B"}) == "a-1_B"
+    made = [ids.of({}) for ids in (IDS, IDS, RequestIds(), RequestIds())]
+    assert len(set(made)) == 4
+    assert all(re.fullmatch("[0-9a-f]{24}", ident) for ident in made)

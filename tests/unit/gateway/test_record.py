@@ -5,26 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from llm_backend.errors import EngineGone, InvalidRequest
 from llm_backend.gateway.exchange import ClientGone
 from llm_backend.gateway.record import Record, Recorder
+from llm_backend.telemetry.logs import FrequentLog
 from llm_backend.telemetry.metrics import Metrics
 
 ROUTE = "/v1/chat/completions"
 
 
+class Lines(FrequentLog):
+    """Keeps the lines."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, event: str, **fields: Any) -> None:
+        assert event == "request"
+        self.lines.append(fields)
+
+
 def closed(record: Record, status: int | None, failure: Exception | None) -> tuple[str, Any, str]:
     """Return the outcome that was counted, the code that was logged, and all series."""
-    metrics = Metrics(["a"], [ROUTE])
-    with capture_logs() as lines:
-        Recorder(metrics).close(record, status, failure)
+    metrics, log = Metrics(["a"], [ROUTE]), Lines("info", "json")
+    Recorder(metrics, log).close(record, status, failure)
     text = metrics.render().decode()
     (series,) = [
         x for x in text.splitlines() if x.startswith("llm_requests_total") and "} 1.0" in x
     ]
-    return series.partition('status="')[2].partition('"')[0], lines[0]["error"], text
+    return series.partition('status="')[2].partition('"')[0], log.lines[0]["error"], text
 
 
 @pytest.mark.parametrize(

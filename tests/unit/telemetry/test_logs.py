@@ -52,3 +52,44 @@ def test_people_get_text() -> None:
 def test_the_level() -> None:
     assert [json.loads(x)["event"] for x in lines("debug", "json")] == ["quiet", "loud", "defect"]
     assert [json.loads(x)["event"] for x in lines("error", "json")] == ["defect"]
+
+
+FREQUENT = """
+import asyncio, sys
+from llm_backend.telemetry.logs import FrequentLog, configure
+configure(*sys.argv[1:])
+log = FrequentLog(*sys.argv[1:])
+async def main():
+    for number in range(3):
+        log.write("request", number=number, seconds=0.25, key=None)
+    await asyncio.sleep(0.2)
+    log.write("request", number=3, seconds=0.25, key="ключ")
+    log.flush()
+asyncio.run(main())
+"""
+
+
+def frequent(level: str, style: str) -> list[str]:
+    command = [sys.executable, "-c", FREQUENT, level, style]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stderr.splitlines()
+
+
+def test_frequent_lines_look_like_the_others() -> None:
+    (other, _), told = map(json.loads, lines("info", "json")), frequent("info", "json")
+    found = [json.loads(line) for line in told]
+    assert [line["number"] for line in found] == [0, 1, 2, 3]
+    assert all(line["event"] == "request" and line["level"] == "info" for line in found)
+    assert {"event", "level", "timestamp"} <= found[0].keys() & other.keys()
+    assert found[0]["timestamp"].endswith("Z")
+    assert found[3]["key"] == "ключ"
+
+
+def test_people_get_frequent_lines_as_text() -> None:
+    told = frequent("info", "text")
+    assert len(told) == 4
+    assert "number=3" in told[3]
+
+
+def test_frequent_lines_have_a_level() -> None:
+    assert frequent("warning", "json") == frequent("error", "text") == []

@@ -36,7 +36,7 @@ def test_every_series_is_there_before_anything_happens() -> None:
 
 def test_two_gateways_in_one_process_have_their_own() -> None:
     one, other = Metrics(MODELS, ROUTES), Metrics(MODELS, ROUTES)
-    one.tokens.labels("a", "in").inc(3)
+    one.tokens.add(("a", "in"), 3)
     assert b'llm_tokens_total{direction="in",model="a"} 3.0' in one.render()
     assert b'llm_tokens_total{direction="in",model="a"} 0.0' in other.render()
 
