@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import secrets
 import socket
 import ssl
 import sys
@@ -24,6 +25,9 @@ MESSAGES = [{"role": "user", "content": "Say hi"}]
 CHAT = "/v1/chat/completions"
 DEFECTS = ("request_defect", "Traceback", "never retrieved", "never awaited", "status 99")
 """What the log of a gateway never has, whatever clients do."""
+
+LAST = "last-of-the-log-"
+"""How the ids of requests begin that are only made to see that the log is complete."""
 
 
 @contextlib.contextmanager
@@ -104,6 +108,14 @@ def at_rest(home: GatewayHome) -> None:
 
     with client_of(home, headers=home.admin) as http:
         eventually(quiet, within_s=10)
+
+
+def log_of(home: GatewayHome) -> str:
+    """Return the log, with the lines of all requests answered so far: they come a moment later."""
+    mark = LAST + secrets.token_hex(8)
+    home.post(CHAT, {"model": "nobody"}, headers={"x-request-id": mark})
+    eventually(lambda: mark in home.log.read_text())
+    return "\n".join(line for line in home.log.read_text().splitlines() if LAST not in line)
 
 
 def client_of(home: GatewayHome, **options: Any) -> httpx2.Client:

@@ -107,6 +107,7 @@ def test_whoever_leaves_the_line_leaves_no_trace(
         eventually(lambda: waiting(http) == 0, within_s=PROMISED_S + ROOM_S)
         assert inflight(http) == 1
     eventually(lambda: inflight(http) == 0)
+    eventually(lambda: home.events("slow").count("request") > asked)
     assert home.events("slow").count("request") == asked + 1, "the engine never heard of it"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 
 from llm_backend.gateway.endpoints import ENDPOINTS
@@ -26,13 +27,15 @@ from tests.integration.gateways import (
     connected,
     key_of,
     key_setting,
+    log_of,
     recorder,
     shared_gateway,
 )
 
 pytestmark = pytest.mark.engine
 
-OPEN = {"/", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"}
+OPEN = {"/", "/openapi.json", "/docs", "/metrics", "/metrics/engines"}
+OPEN |= {"/health", "/health/live", "/health/ready"}
 EXTRA = [
     ("GET", "/models"),
     ("GET", "/models/echo"),
@@ -144,7 +147,7 @@ def test_ten_thousand_keys_open_nothing(home: GatewayHome) -> None:
                 for style in (bearer, api_key)
             }
             assert statuses == {401}
-    log = home.log.read_text()
+    log = log_of(home)
     assert ALICE not in log
     assert OPS not in log
 
@@ -372,8 +375,8 @@ def page(gateway: GatewayHome, name: str, paths: list[str]) -> bytes:
 
 def served(gateway: GatewayHome) -> list[str]:
     """Return what the log says of requests that got as far as the pipeline."""
-    lines = gateway.log.read_text().splitlines()
-    return [line for line in lines if '"event": "request"' in line]
+    lines = [line for line in log_of(gateway).splitlines() if line.startswith("{")]
+    return [line for line in lines if orjson.loads(line)["event"] == "request"]
 
 
 def readable(outcomes: list[str]) -> list[str]:
