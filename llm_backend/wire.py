@@ -33,12 +33,7 @@ def decode_object(body: bytes) -> JSONObject:
     Raises:
         InvalidJSON: the body is not one JSON object.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidJSON(
-            f"The body is not valid JSON: {error}.", hint="Send one JSON object in UTF-8."
-        ) from None
+    value = decode(body)
     if not isinstance(value, dict):
         raise InvalidJSON(
             f"The body is a JSON {_kind(value)}, not an object.", hint="Send one JSON object."
@@ -46,6 +41,20 @@ def decode_object(body: bytes) -> JSONObject:
     if body.count(b'"model"') > 1 or _ESCAPED_LETTER in body:
         _refuse_repeated_model(body)
     return value
+
+
+def decode(body: bytes) -> Any:
+    """Decode JSON.
+
+    Raises:
+        InvalidJSON: it is none.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJSON(
+            f"The body is not valid JSON: {error}.", hint="Send one JSON object in UTF-8."
+        ) from None
 
 
 def _kind(value: object) -> str:

@@ -6,7 +6,7 @@ routes never reach them. The guard covers both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import structlog
 from fastapi import FastAPI, Request
@@ -61,14 +61,16 @@ class Gateway:
         exchange = Exchange(scope, receive, send)
         exchange.name(self._ids.of(exchange.headers))
         try:
-            await self._serve(scope, receive, send, exchange)
+            await self._served(scope, receive, send, exchange)
         except LLMBackendError as error:
             await exchange.fail(error)
         except Exception:
             log.exception("request_defect", request_id=exchange.request_id, path=scope["path"])
             await exchange.fail(_defect())
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    def _served(
+        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> Awaitable[None]:
         endpoint = ENDPOINTS.get(scope["path"])
         if endpoint is not None:
             exchange.dialect = endpoint.dialect
@@ -78,14 +80,13 @@ class Gateway:
         if page is not None and scope["method"] == "OPTIONS":
             wanted = exchange.headers.get(b"access-control-request-headers", b"")
             exchange.extra += preflight_headers(wanted)
-            await exchange.answer(200, b"text/plain", b"")
-        elif endpoint is None:
-            await self._api(scope, _bounded(receive), exchange.tagging(send))
-        elif scope["method"] != "POST":
+            return exchange.answer(200, b"text/plain", b"")
+        if endpoint is None:
+            return self._api(scope, _bounded(receive), exchange.tagging(send))
+        if scope["method"] != "POST":
             exchange.extra.append((b"allow", b"POST"))
             raise MethodNotAllowed(f"{endpoint.path} takes POST, not {scope['method']}.")
-        else:
-            await self._pipeline.run(exchange, endpoint)
+        return self._pipeline.run(exchange, endpoint)
 
 
 def _defect() -> InternalError:

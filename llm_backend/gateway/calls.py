@@ -117,9 +117,8 @@ class Bounds:
             InvalidRequest: a field asks for too much; says which and how much is allowed.
             PromptTooLong: the text is too long.
         """
-        for field in self._lists.keys() & body.keys():
-            value = body[field]
-            if isinstance(value, list) and value:
+        for field, value in body.items():
+            if field in self._lists and isinstance(value, list) and value:
                 self._check_list(field, value)
         if not _CHOICES.isdisjoint(body):
             for field in _CHOICES:

@@ -7,8 +7,8 @@ only this one composes them.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
+from typing import Final
 
 from llm_backend.errors import EngineBroke, EngineGone, LLMBackendError, Overloaded
 from llm_backend.gateway import sse
@@ -55,6 +55,9 @@ class Stages:
     recorder: Recorder
 
 
+_GONE: Final = ClientGone()
+
+
 class Pipeline:
     """Runs requests on the inference routes.
 
@@ -70,7 +73,7 @@ class Pipeline:
     async def run(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """Serve one request; whatever happens, it is answered and recorded."""
         record = Record(exchange.request_id, endpoint.path)
-        failure: Exception | None = ClientGone()
+        failure: Exception | None = _GONE
         try:
             record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
             with self._stages.quotas.spending(record.key, exchange.extra):
@@ -89,7 +92,7 @@ class Pipeline:
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint, record: Record) -> None:
         raw = await exchange.body(self._body_bytes)
-        record.began = time.monotonic()
+        record.begin()
         with exchange.client_watched():
             call = await self._understood(endpoint, raw, record)
             if call.stream:
@@ -124,9 +127,9 @@ class Pipeline:
 
     def _policy(self, exchange: Exchange, call: Call) -> Policy:
         control = exchange.headers.get(b"cache-control", b"")
-        if self._stages.admission.fingerprint(call.spec.id) is None:
-            return "bypass"
-        return self._stages.cache.policy(call.endpoint, call.body, control)
+        policy = self._stages.cache.policy(call.endpoint, call.body, control)
+        known = policy == "bypass" or self._stages.admission.fingerprint(call.spec.id) is not None
+        return policy if known else "bypass"
 
     async def _key(self, call: Call) -> CacheKey:
         fingerprint = self._stages.admission.fingerprint(call.spec.id) or ""
@@ -218,7 +221,8 @@ class Pipeline:
 
     async def _ask(self, exchange: Exchange, call: Call, *, keep: bool) -> StoredAnswer | None:
         stages = self._stages
-        await stages.switcher.check(call.spec.id)
+        if not stages.switcher.is_up(call.spec.id):
+            await stages.switcher.check(call.spec.id)
         with stages.switcher.lease(call.spec.id) as lease:
             engine = lease.engine
             if engine is None:

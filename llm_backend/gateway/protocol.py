@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from llm_backend.errors import HeadersTooLarge, InvalidRequest, LLMBackendError, RequestTooSlow
+from llm_backend.gateway.deadline import Deadline
 from llm_backend.gateway.exchange import CONNECTION, Headers
 from llm_backend.wire import encode, error_object
 
@@ -80,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     is_lost = False
     on_lost: Callable[[], None] | None = None
+    _rest: Deadline
     _seen = 0
     _in_head = True
     _between = False
@@ -93,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Start the clock for the first head."""
         super().connection_made(transport)
+        self._rest = Deadline(self.loop, self.timeout_keep_alive_handler)
         self._expect("head", self.head_s)
         sock = transport.get_extra_info("socket")
         # For the end of an answer that fits into the buffer: `pause_writing` never hears of it.
@@ -103,9 +106,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks, and tell whoever works for this connection."""
         self._stop_clock()
+        self._rest.cancel()
         self.resume_writing()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         self.is_lost = True
         # uvicorn tells the request that came last, which may still be in line behind this one.
         if self._served is not None and not self._served.response_complete:
@@ -119,10 +122,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._seen += len(data)
-        if self._in_head:
+        if self._in_head and (b"pgrade" in data or b"PGRADE" in data):
             # The parser skips the body of whoever offers another protocol, as Java's client does.
             data = _OFFER.sub(rb"\1ignored", data)
         self._between = False  # even an empty line ends the rest between two requests
+        self._rest.clear()
         super().data_received(data)
         if self._clock is None and not self._between:
             self._expect(*(("head", self.head_s) if self._in_head else ("body", self.body_s)))
@@ -152,7 +156,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header. Trailers are dropped: nobody would check or count them any more."""
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         """Stop the clock for the head, and begin with the request or put it in line.
@@ -189,6 +196,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_clock()
         self._in_head, self._between, self._seen = True, True, 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or let the connection rest.
+
+        uvicorn's own sets a timer behind every answer, and takes it back with the next request.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rest.set(self.timeout_keep_alive)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, in the API's own form."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from llm_backend.errors import InternalError, LLMBackendError
 from llm_backend.gateway.exchange import ClientGone
@@ -14,33 +15,49 @@ from llm_backend.telemetry.metrics import OTHER, Metrics
 
 @dataclass(slots=True)
 class Record:
-    """The facts of one request; never its text.
+    """The facts of one request, as its line in the log tells them; never its text.
 
     Attributes:
         request_id: As in the headers of the answer.
         route: Path of the endpoint table.
         model: The catalog id; None while it is not known.
         key: Name of the key it came with.
+        status: Of the answer; None where it had none.
+        error: Code of what it ended in; None where all went well.
         stream: Whether a stream was asked for.
         cache: `hit`, `miss` or `bypass`.
         waited_s: Seconds in line; None where it never stood in line.
         first_byte_s: From lease to first byte of the engine; None without one.
+        seconds: From the last byte of the request to its end.
         prompt_tokens: As the engine counts.
         completion_tokens: As the engine counts.
-        began: Monotonic seconds.
+        timestamp: When it ended.
     """
 
     request_id: str
     route: str
     model: str | None = None
     key: str | None = None
+    status: int | None = None
+    error: str | None = None
     stream: bool = False
     cache: str = "bypass"
     waited_s: float | None = None
     first_byte_s: float | None = None
+    seconds: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    began: float = field(default_factory=time.monotonic)
+    timestamp: datetime | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def begin(self) -> None:
+        """Start the clock anew: the request is here to its last byte."""
+        self._began = time.monotonic()
+
+    def end(self, status: int | None, error: str | None) -> None:
+        """Stop the clock."""
+        self.status, self.error, self.timestamp = status, error, datetime.now(UTC)
+        self.seconds = round(time.monotonic() - self._began, 6)
 
     def note_usage(self, usage: Any) -> None:
         """Take the token counts from what an engine sent as `usage`, of either API."""
@@ -78,33 +95,18 @@ class Recorder:
             status: Of the answer; None where it has none yet.
             failure: What it ended in, as the answer or amid a stream; None where all went well.
         """
-        seconds = time.monotonic() - record.began
-        self._count(record, _outcome(status, failure), seconds)
-        self._log.write(
-            "request",
-            request_id=record.request_id,
-            route=record.route,
-            model=record.model,
-            key=record.key,
-            status=status,
-            error=_code(failure),
-            stream=record.stream,
-            cache=record.cache,
-            waited_s=_rounded(record.waited_s),
-            first_byte_s=_rounded(record.first_byte_s),
-            seconds=_rounded(seconds),
-            prompt_tokens=record.prompt_tokens,
-            completion_tokens=record.completion_tokens,
-        )
+        record.end(status, None if failure is None else _code(failure))
+        self._count(record, _outcome(status, failure))
+        self._log.write("request", record)
 
-    def _count(self, record: Record, outcome: str, seconds: float) -> None:
+    def _count(self, record: Record, outcome: str) -> None:
         metrics, model = self._metrics, record.model
         metrics.requests.add((record.route, model or OTHER, outcome))
         metrics.cache.add((record.cache,))
         if model is None:
             return
         own = (model,)
-        metrics.request_seconds.observe(own, seconds)
+        metrics.request_seconds.observe(own, record.seconds)
         if record.waited_s is not None:
             metrics.wait_seconds.observe(own, record.waited_s)
         if record.first_byte_s is not None:
@@ -114,9 +116,7 @@ class Recorder:
             metrics.tokens.add((model, "out"), record.completion_tokens)
 
 
-def _code(failure: Exception | None) -> str | None:
-    if failure is None:
-        return None
+def _code(failure: Exception) -> str:
     if isinstance(failure, ClientGone):
         return "client_gone"
     return failure.code if isinstance(failure, LLMBackendError) else InternalError.code
@@ -124,12 +124,11 @@ def _code(failure: Exception | None) -> str | None:
 
 def _outcome(status: int | None, failure: Exception | None) -> str:
     # A stream that broke after its headers was no success, whatever its status said.
-    if isinstance(failure, ClientGone):
-        return "gone"
     if failure is not None:
+        if isinstance(failure, ClientGone):
+            return "gone"
         status = failure.status if isinstance(failure, LLMBackendError) else InternalError.status
-    return f"{(status or InternalError.status) // 100}xx"
+    return _OUTCOMES.get((status or InternalError.status) // 100, "5xx")
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
+_OUTCOMES: Final = {2: "2xx", 4: "4xx"}

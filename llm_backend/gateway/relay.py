@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from llm_backend.engines.answers import error_from
 from llm_backend.errors import (
@@ -22,7 +23,7 @@ from llm_backend.gateway.stored import StoredAnswer
 from llm_backend.gateway.upstream import Upstream, request_head
 from llm_backend.runtimes.base import Engine
 from llm_backend.switching.lease import Lease
-from llm_backend.wire import JSONObject, decode_object
+from llm_backend.wire import JSONObject, decode
 
 JSON = b"application/json"
 ANSWER_LIMIT = 64 * 1024 * 1024
@@ -60,13 +61,23 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        with await self._ask(exchange, call, engine) as response:
-            call.record.first_byte_s = loop.time() - began
+        try:
+            response = await self._ask(exchange, call, engine)
+        except EngineTimeout:
+            if loop.time() - began < self.request_s:
+                raise
+            raise self._too_long(call) from None
+        with response:
+            call.record.first_byte_s = round(loop.time() - began, 6)
             lease.on_revoke(response.abort)
-            left = self.request_s - call.record.first_byte_s
-            deadline = loop.call_later(left, self._end, call, response)
+            deadline = loop.call_at(began + self.request_s, self._end, call, response)
             try:
-                return await self._pass_on(exchange, call, response, keep=keep)
+                if response.status != 200:
+                    raise error_from(response.status, await response.read(ERROR_LIMIT))
+                kind = call.endpoint.stream if call.stream else None
+                if kind and response.content_type == b"text/event-stream":
+                    return await self._pass_stream(exchange, call, kind, response, keep=keep)
+                return await self._pass_whole(exchange, call, response, keep=keep)
             finally:
                 deadline.cancel()
 
@@ -79,39 +90,25 @@ class Relay:
             hint="limits.request_timeout_s in config/gateway.yaml sets this limit.",
         )
 
-    async def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Response:
+    def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Coroutine[Any, Any, Response]:
         head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
             _head_start(call.endpoint.path, engine.host, engine.port, engine.key),
             len(call.raw),
             exchange.request_id.encode(),  # letters, digits, - and _
         )
-        began = time.monotonic()
-        try:
-            return await self.upstream.send(
-                engine.host,
-                engine.port,
-                head,
-                call.raw,
-                headers_timeout_s=self.request_s,
-                idle_timeout_s=self.idle_s,
-                tls=engine.tls,
-            )
-        except EngineTimeout:
-            if time.monotonic() - began < self.request_s:
-                raise
-            raise self._too_long(call) from None
+        return self.upstream.send(
+            engine.host,
+            engine.port,
+            head,
+            call.raw,
+            headers_timeout_s=self.request_s,
+            idle_timeout_s=self.idle_s,
+            tls=engine.tls,
+        )
 
-    async def _pass_on(
+    async def _pass_whole(
         self, exchange: Exchange, call: Call, response: Response, *, keep: bool
     ) -> StoredAnswer | None:
-        if response.status != 200:
-            raise error_from(response.status, await response.read(ERROR_LIMIT))
-        kind = call.endpoint.stream
-        if call.stream and kind and response.content_type == b"text/event-stream":
-            return await self._pass_stream(exchange, call, kind, response, keep=keep)
-        return await self._pass_whole(exchange, call, response)
-
-    async def _pass_whole(self, exchange: Exchange, call: Call, response: Response) -> StoredAnswer:
         body = await response.read(ANSWER_LIMIT)
         answer = _decoded(body) if len(body) <= LARGE else await asyncio.to_thread(_decoded, body)
         if sse.aborted(answer):
@@ -120,7 +117,7 @@ class Relay:
         if exchange.status is not None:
             raise EngineBroke(f"The engine of {call.spec.id} did not stream.")
         await exchange.answer(200, JSON, body)
-        return StoredAnswer(call.spec.id, JSON, body)
+        return StoredAnswer(call.spec.id, JSON, body) if keep else None
 
     async def _pass_stream(
         self,
@@ -186,6 +183,9 @@ class Kept:
 
 def _decoded(body: bytes) -> JSONObject:
     try:
-        return decode_object(body)
+        answer = decode(body)
     except InvalidRequest:
-        raise EngineBroke("The engine's answer is not a JSON object.") from None
+        answer = None
+    if not isinstance(answer, dict):
+        raise EngineBroke("The engine's answer is not a JSON object.")
+    return answer

@@ -126,7 +126,8 @@ class Lease:
         """Hand the engine over."""
         self.engine = engine
         self.waited_s = now - self.since
-        self._wake()
+        if self._answer is not None:
+            self._wake()
 
     def refuse(self, error: LLMBackendError) -> None:
         """End the wait, or take the engine away."""

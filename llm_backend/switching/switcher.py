@@ -74,13 +74,17 @@ class Switcher:
         """Return a lease on a model, to be used as a context manager."""
         return Lease(self, model, next(self._tickets), asyncio.get_running_loop().time())
 
+    def is_up(self, model: str) -> bool:
+        """Return whether the model's engine runs, or is on its way up or down."""
+        return self._scheduler.entries[model].state not in AT_REST
+
     async def check(self, model: str) -> None:
         """Find out whether a start can work, before another engine is ended for it.
 
         Raises:
             LLMBackendError: weights, an interpreter or a file is missing.
         """
-        if self.entries[model].state in AT_REST:
+        if not self.is_up(model):
             await self._keepers[model].plan()
 
     async def switch(self, model: str) -> None:

@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Iterator
 
 import pytest
 
 from llm_backend.errors import EngineGone, EngineTimeout
-from llm_backend.gateway.connection import SLICE, Connection, Deadline, Origin
+from llm_backend.gateway.connection import SLICE, Connection, Origin
 from llm_backend.gateway.response import Response
+from tests.unit.gateway.clock import Clock
 
 pytestmark = pytest.mark.anyio
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
-
-
-class Timer:
-    """What `call_at` returns."""
-
-    def __init__(self, when: float, callback: Callable[[], object], timers: list[Timer]) -> None:
-        self.when = when
-        self.callback = callback
-        self.timers = timers
-
-    def cancel(self) -> None:
-        self.timers.remove(self)
-
-
-class Clock:
-    """An event loop's time, which passes when told to, and its timers."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.armed = 0
-        self.timers: list[Timer] = []
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return cast("asyncio.AbstractEventLoop", self)
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        self.armed += 1
-        self.timers.append(Timer(when, callback, self.timers))
-        return self.timers[-1]
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := [timer for timer in self.timers if timer.when <= end]:
-            timer = min(due, key=lambda timer: timer.when)
-            self.timers.remove(timer)
-            self.now = timer.when
-            timer.callback()
-        self.now = end
 
 
 class Socket(asyncio.Transport):
@@ -132,61 +90,6 @@ def bench() -> Iterator[Bench]:
     yield bench
     bench.connection.connection_lost(None)
     assert bench.clock.timers == []
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def test_a_deadline_that_moves_away_needs_one_timer(clock: Clock) -> None:
-    expired: list[float] = []
-    deadline = Deadline(clock.loop, lambda: expired.append(clock.now))
-
-    for _ in range(50):
-        deadline.set(5)
-        clock.advance(0.1)
-    assert clock.armed == 1
-
-    clock.advance(100)
-    assert expired == [pytest.approx(9.9)]
-    assert clock.timers == []
-
-
-def test_a_deadline_that_comes_nearer_is_met(clock: Clock) -> None:
-    expired: list[float] = []
-    deadline = Deadline(clock.loop, lambda: expired.append(clock.now))
-
-    deadline.set(300)
-    deadline.set(2)
-    clock.advance(1)
-    assert not deadline.passed
-
-    clock.advance(1000)
-    assert expired == [2]
-    assert clock.timers == []
-
-
-def test_a_cleared_deadline_never_comes(clock: Clock) -> None:
-    expired: list[float] = []
-    deadline = Deadline(clock.loop, lambda: expired.append(clock.now))
-    deadline.set(1)
-    deadline.clear()
-
-    clock.advance(10)
-
-    assert expired == []
-    assert clock.timers == []
-
-
-def test_a_cancelled_deadline_leaves_no_timer(clock: Clock) -> None:
-    deadline = Deadline(clock.loop, lambda: None)
-    deadline.set(1)
-
-    deadline.cancel()
-
-    assert clock.timers == []
-    assert not deadline.passed
 
 
 async def test_head_and_small_body_are_one_write(bench: Bench) -> None:

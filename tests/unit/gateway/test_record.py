@@ -20,11 +20,11 @@ class Lines(FrequentLog):
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[Any] = []
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, facts: object) -> None:
         assert event == "request"
-        self.lines.append(fields)
+        self.lines.append(facts)
 
 
 def closed(record: Record, status: int | None, failure: Exception | None) -> tuple[str, Any, str]:
@@ -35,7 +35,7 @@ def closed(record: Record, status: int | None, failure: Exception | None) -> tup
     (series,) = [
         x for x in text.splitlines() if x.startswith("llm_requests_total") and "} 1.0" in x
     ]
-    return series.partition('status="')[2].partition('"')[0], log.lines[0]["error"], text
+    return series.partition('status="')[2].partition('"')[0], log.lines[0].error, text
 
 
 @pytest.mark.parametrize(
