@@ -74,14 +74,29 @@ def _refuse_repeated_model(body: bytes) -> None:
     try:
         json.loads(body, object_pairs_hook=remember)
     except RecursionError:
-        raise InvalidJSON("The body is nested too deeply.", hint="Send a flatter object.") from None
+        raise _too_deep() from None
     if sum(key == "model" for key, _ in last) > 1:
         raise InvalidJSON('The key "model" is given more than once.', param="model")
 
 
-def encode(value: object) -> bytes:
-    """Encode a value as compact JSON."""
-    return orjson.dumps(value)
+def _too_deep() -> InvalidJSON:
+    return InvalidJSON("The body is nested too deeply.", hint="Send a flatter object.")
+
+
+def encode(value: object, *, sort: bool = False) -> bytes:
+    """Encode a value as compact JSON.
+
+    Args:
+        value: What a decoder has returned, or was put together here.
+        sort: Whether keys come in their order, so that equal values have equal bytes.
+
+    Raises:
+        InvalidJSON: it is nested over 254 levels; the decoder goes deeper than the encoder.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None)
+    except orjson.JSONEncodeError:
+        raise _too_deep() from None
 
 
 def requested_model(body: JSONObject) -> str | None:

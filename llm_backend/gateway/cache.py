@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import orjson
-
 from llm_backend.config.settings import CacheSettings
-from llm_backend.errors import InvalidJSON
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.memory_store import MemoryStore
 from llm_backend.gateway.redis_store import RedisStore
 from llm_backend.gateway.stored import StoredAnswer
-from llm_backend.wire import JSONObject
+from llm_backend.wire import JSONObject, encode
 
 Policy = Literal["use", "refresh", "bypass"]
 
@@ -47,11 +44,11 @@ class CacheKey:
         """
         form = _form(endpoint, body)
         said = {k: v for k, v in body.items() if k not in form} | {"model": model}
-        digest = hashlib.sha256(_canonical([tenant, fingerprint, endpoint.path, said]))
+        digest = hashlib.sha256(encode([tenant, fingerprint, endpoint.path, said], sort=True))
         whole = digest.digest()
         if "stream_options" not in form:
             return cls(whole, whole)
-        digest.update(_canonical(body.get("stream_options")))
+        digest.update(encode(body.get("stream_options"), sort=True))
         return cls(digest.digest(), whole)
 
 
@@ -148,14 +145,6 @@ def _form(endpoint: Endpoint, body: JSONObject) -> tuple[str, ...]:
     if endpoint.stream is None:
         return ()
     return ("stream", "stream_options") if body.get("stream") is True else ("stream",)
-
-
-def _canonical(value: object) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        # The decoder goes deeper than the encoder.
-        raise InvalidJSON("The body is nested too deeply.", hint="Send a flatter object.") from None
 
 
 def is_deterministic(endpoint: Endpoint, body: JSONObject) -> bool:

@@ -175,6 +175,10 @@ BAD_BODIES = {
     "lone surrogate": (b'{"model": "\\ud800"}', "invalid_json"),
     "huge integer": (b'{"n": ' + b"9" * 5000 + b"}", "invalid_json"),
     "deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "invalid_json"),
+    "deep, and to be written anew": (
+        b'{"model": "echo", "temperature": 0, "a": ' + b"[" * 500 + b"]" * 500 + b"}",
+        "invalid_json",
+    ),
     "list": (b"[]", "invalid_json"),
     "two models": (b'{"model": "echo", "model": "first"}', "invalid_json"),
     "two models, one escaped": (b'{"model": "echo", "mod\\u0065l": "first"}', "invalid_json"),

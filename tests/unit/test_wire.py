@@ -188,3 +188,15 @@ def test_anthropic_s_errors(error: LLMBackendError, kind: str) -> None:
 )
 def test_retry_after(seconds: float | None, told: str | None) -> None:
     assert retry_after(Overloaded("x", retry_after_s=seconds)) == told
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_what_is_too_deep_to_be_written_is_the_client_s_mistake(sort: bool) -> None:
+    deep = decode_object(b'{"a":' + b"[" * 1000 + b"]" * 1000 + b"}")
+    with pytest.raises(InvalidJSON, match="nested too deeply"):
+        encode(deep, sort=sort)
+
+
+def test_equal_values_have_equal_bytes_when_sorted() -> None:
+    assert encode({"b": 1, "a": {"d": 2, "c": 3}}, sort=True) == b'{"a":{"c":3,"d":2},"b":1}'
+    assert encode({"b": 1, "a": 2}) == b'{"b":1,"a":2}'
