@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llm_backend.errors import LLMBackendError
 from llm_backend.switching.events import Needs, Ticket
-from llm_backend.switching.states import State
+from llm_backend.switching.states import SERVING, State
 
 LONGEST_BACKOFF_S = 60.0
 
@@ -46,6 +46,18 @@ class Entry:
     def free(self) -> int:
         """Leases that can be granted now."""
         return self.needs.concurrency - self.leases if self.state is State.AWAKE else 0
+
+    def lend(self, now: float) -> None:
+        """Count one more lease."""
+        self.leases += 1
+        self.last_used = now
+
+    def take_back(self, now: float) -> None:
+        """Count one lease less; a request that an engine has served forgives its failures."""
+        self.leases -= 1
+        self.last_used = now
+        if self.state in SERVING:
+            self.failures = 0
 
     def remember_failure(self, error: LLMBackendError, now: float) -> None:
         """Keep why it failed, and when a request may try it again.

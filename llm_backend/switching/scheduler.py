@@ -19,17 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from llm_backend.errors import (
-    EngineGone,
-    LLMBackendError,
-    ModelNotActive,
-    Overloaded,
-    SwitchSuperseded,
-)
+from llm_backend.errors import LLMBackendError, SwitchSuperseded
 from llm_backend.switching import events as ev
 from llm_backend.switching.entry import Entry
 from llm_backend.switching.estimates import Durations, switch_s
 from llm_backend.switching.eviction import Occupant, fits_beside, has_room, make_room
+from llm_backend.switching.refusals import not_active, queue_full, switched_away
 from llm_backend.switching.states import AT_REST, SERVING, State, Trigger, next_state
 
 
@@ -74,26 +69,19 @@ class Scheduler:
         return self._effects
 
     def grant_at_once(self, model: str, now: float) -> bool:
-        """Grant a lease where nothing is to be decided; what `Arrived` would do, without effects.
-
-        Returns:
-            False where `Arrived` has to decide: nothing has happened.
-        """
+        """Grant a lease as `Arrived` would; return False where it would have more to decide."""
         entry = self.entries[model]
         if entry.waiting or entry.free <= 0:
             return False
-        entry.leases += 1
-        entry.last_used = now
+        entry.lend(now)
         return True
 
     def finish_at_once(self, model: str, now: float) -> bool:
-        """Take a lease back where that changes nothing for anybody; see `grant_at_once`."""
+        """Take a lease back as `Finished` would; return False where that has consequences."""
         entry = self.entries[model]
         if self._tickets or self.intents or entry.state is not State.AWAKE:
             return False
-        entry.leases -= 1
-        entry.last_used = now
-        entry.failures = 0
+        entry.take_back(now)
         return True
 
     def expected_wait_s(self, model: str) -> float:
@@ -152,20 +140,14 @@ class Scheduler:
         if entry.free > 0 and not entry.waiting:
             self._grant(ticket, entry)
         elif self.queue_length >= self.rules.queue_limit:
-            error = Overloaded(
-                f"{self.queue_length} requests wait already; the queue holds no more.",
-                retry_after_s=self.expected_wait_s(entry.needs.model) + 1,
-            )
-            self._effects.append(ev.Refuse(ticket, error))
+            wait_s = self.expected_wait_s(entry.needs.model)
+            self._effects.append(ev.Refuse(ticket, queue_full(self.queue_length, wait_s)))
         else:
             entry.waiting[ticket] = None
             self._tickets[ticket] = entry.needs.model
 
     def _finished(self, entry: Entry) -> None:
-        entry.leases -= 1
-        entry.last_used = self._now
-        if entry.state in SERVING:
-            entry.failures = 0
+        entry.take_back(self._now)
         if entry.state is State.DRAINING and entry.leases == 0:
             self._stop(entry)
 
@@ -237,11 +219,7 @@ class Scheduler:
             if self._now < entry.drain_until:  # early, or from a drain that was called off
                 self._effects.append(ev.SetTimer(entry.drain_until))
                 continue
-            error = EngineGone(
-                f"{entry.needs.model} was switched away: the request was still running "
-                f"{self.rules.drain_s:g} s after the switch began.",
-                hint="switching.drain_timeout_s sets this limit.",
-            )
+            error = switched_away(entry.needs.model, self.rules.drain_s)
             self._effects.append(ev.Cut(entry.needs.model, error))
             self._stop(entry)
 
@@ -298,11 +276,7 @@ class Scheduler:
         if model in self.intents or entry.state is State.STARTING:
             return None
         if self.rules.mode == "manual" and self.wanted.get(entry.needs.group) != model:
-            return ModelNotActive(
-                f"{model} is not awake and switching is manual.",
-                hint=f"Switch first: bash scripts/switch_model.sh {model}",
-                param="model",
-            )
+            return not_active(model)
         return entry.resting(self._now)
 
     def _bring_up(self, entry: Entry, ahead: list[ev.Needs]) -> None:
@@ -371,8 +345,7 @@ class Scheduler:
             self._grant(ticket, entry)
 
     def _grant(self, ticket: ev.Ticket, entry: Entry) -> None:
-        entry.leases += 1
-        entry.last_used = self._now
+        entry.lend(self._now)
         self._effects.append(ev.Grant(ticket, entry.needs.model))
 
     def _forget(self, ticket: ev.Ticket, entry: Entry) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import Field, asdict
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import orjson
 import structlog
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Style = Literal["auto", "json", "text"]
 
@@ -41,6 +38,12 @@ def _is_text(style: Style) -> bool:
     return style == "text" or (style == "auto" and sys.stderr.isatty())
 
 
+class Facts(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
 class FrequentLog:
     """Writes an event that comes with every request, with the level `info`.
 
@@ -57,7 +60,7 @@ class FrequentLog:
         self._log = structlog.get_logger(__name__) if _is_text(style) else None
         self._lines: list[bytes] = []
 
-    def write(self, event: str, facts: DataclassInstance) -> None:
+    def write(self, event: str, facts: Facts) -> None:
         """Write a line with the fields of a dataclass, within `COLLECTED_S` seconds.
 
         Args:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
 from llm_backend.switching import events as ev
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
+from tests.model.twins import state_after, state_of
 
 
 class Violation(AssertionError):
@@ -24,14 +24,6 @@ class Violation(AssertionError):
 def require(condition: object, promise: str) -> None:
     if not condition:
         raise Violation(promise)
-
-
-def state(scheduler: Scheduler) -> list[tuple[object, ...]]:
-    """Return what decides; errors have no equals."""
-    return [
-        (e.state, e.leases, list(e.waiting), e.last_used, e.failures, e.retry_at, e.drain_until)
-        for e in scheduler.entries.values()
-    ]
 
 
 @dataclass
@@ -89,12 +81,10 @@ class World:
     def arrive(self, model: str) -> None:
         self.tickets += 1
         self.waits[self.tickets] = Wait("request", model)
-        twin = deepcopy(self.scheduler)
-        at_once = twin.grant_at_once(model, self.now)
+        at_once = state_after(self.scheduler, lambda twin: twin.grant_at_once(model, self.now))
         effects = self._tell(ev.Arrived(self.tickets, model))
-        if at_once:
-            require(effects == [ev.Grant(self.tickets, model)], "granted at once as by the event")
-            require(state(twin) == state(self.scheduler), "the same state after a quick grant")
+        same = (effects, state_of(self.scheduler)) == ([ev.Grant(self.tickets, model)], at_once)
+        require(at_once is None or same, "a quick grant is what the event would have done")
 
     def leave(self, ticket: ev.Ticket) -> None:
         """Somebody hangs up, perhaps after the answer was sent."""
@@ -104,12 +94,10 @@ class World:
     def finish(self, model: str) -> None:
         self.leases[model] -= 1
         self.working[model] = min(self.working[model], self.leases[model])
-        twin = deepcopy(self.scheduler)
-        at_once = twin.finish_at_once(model, self.now)
+        at_once = state_after(self.scheduler, lambda twin: twin.finish_at_once(model, self.now))
         effects = self._tell(ev.Finished(model))
-        if at_once:
-            require(effects == [], "an end that changes nothing has no effects")
-            require(state(twin) == state(self.scheduler), "the same state after a quick end")
+        same = (effects, state_of(self.scheduler)) == ([], at_once)
+        require(at_once is None or same, "a quick end is what the event would have done")
 
     def switch(self, model: str) -> None:
         self.tickets += 1
@@ -406,8 +394,7 @@ class World:
                 due.append((self.stopped, model))
             elif not engine.ready:
                 due.append((self.ready, model))
-        if finishing:
-            due += [(self.finish, model) for model in self.leases.elements()]
+        due += [(self.finish, model) for model in self.leases.elements()] if finishing else []
         for act, model in due:
             act(model)
         return bool(due)

@@ -5,126 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import pytest
-import uvicorn
-from starlette.types import Receive, Scope, Send
 
-from llm_backend.gateway.exchange import CONNECTION, ClientGone, Exchange
+from llm_backend.gateway.exchange import CONNECTION
 from llm_backend.gateway.protocol import PIPELINED, BoundedProtocol, bounded_protocol
+from tests.unit.gateway.serving import PATIENCE_S, Rig, served
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20
 HEAD_BYTES = 4096
 GET = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
 CHUNKED = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-class App:
-    """Answers with the path; `/wait` waits for `go`, `/flood` never ends, `/body` reads it all."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.begun = asyncio.Semaphore(0)
-        self.left = asyncio.Semaphore(0)
-        self.scopes: list[Scope] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scopes.append(scope)
-        exchange = Exchange(scope, receive, send)
-        self.begun.release()
-        try:
-            await self._answer(scope["path"].strip("/"), exchange)
-        except ClientGone:
-            self.left.release()
-
-    async def _answer(self, path: str, exchange: Exchange) -> None:
-        body = await exchange.body(10**6) if path == "body" else b""
-        with exchange.client_watched():
-            if path == "wait":
-                await self.go.wait()
-            if path == "flood":
-                await exchange.start(200, b"text/plain")
-                while True:
-                    await exchange.write(b"x" * 65536)
-            await exchange.answer(200, b"text/plain", path.encode() + body)
-
-
-class Client:
-    """A bare connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        with suppress(ConnectionError):
-            self.writer.write(data)
-            await self.writer.drain()
-
-    async def answer(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(PATIENCE_S):
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
-            return int(head.split(b" ")[1]), await self.reader.readexactly(int(length))
-
-    async def ended(self) -> bytes:
-        """Return what is left until the server hangs up."""
-        rest = b""
-        async with asyncio.timeout(PATIENCE_S):
-            with suppress(ConnectionError):
-                while piece := await self.reader.read(65536):
-                    rest += piece
-        return rest
-
-
-class Rig:
-    def __init__(self, app: App, server: uvicorn.Server, port: int) -> None:
-        self.app = app
-        self.server = server
-        self.port = port
-
-    @asynccontextmanager
-    async def client(self, **options: Any) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **options)
-        try:
-            yield Client(reader, writer)
-        finally:
-            writer.transport.abort()
-
-    async def quiet(self) -> None:
-        """Wait until neither connection nor request is left."""
-        async with asyncio.timeout(PATIENCE_S):
-            state = self.server.server_state
-            while state.connections or state.tasks:  # noqa: ASYNC110  # nobody tells
-                await asyncio.sleep(0.01)
-
-
-class Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:
-        """Leave signals to pytest."""
-
-
-@asynccontextmanager
-async def served(protocol: type[BoundedProtocol]) -> AsyncIterator[Rig]:
-    app = App()
-    config = uvicorn.Config(
-        app, http=protocol, lifespan="off", log_config=None, access_log=False, ws="none"
-    )
-    server = Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(0.005)
-        try:
-            yield Rig(app, server, listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            await running
 
 
 @pytest.fixture
@@ -343,59 +236,3 @@ async def test_the_application_finds_the_connection(rig: Rig) -> None:
         await client.answer()
         (protocol,) = rig.server.server_state.connections
         assert rig.app.scopes[0]["extensions"][CONNECTION] is protocol
-
-
-# Whole answers
-
-
-async def test_half_a_head_in_one_piece_with_a_request_is_not_waited_for(rig: Rig) -> None:
-    async with rig.client() as client:
-        await client.send(GET % b"one" + b"GET /two HT")
-        assert await client.answer() == (200, b"one")
-        assert (await client.ended()).startswith(b"HTTP/1.1 408 ")
-
-
-async def test_head_has_no_body(rig: Rig) -> None:
-    async with rig.client() as client:
-        await client.send(b"HEAD /one HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        told = await client.ended()
-    assert b"content-length: 3\r\n" in told
-    assert told.endswith(b"\r\n\r\n")
-
-
-async def test_a_body_is_asked_for_first_and_then_answered(rig: Rig) -> None:
-    async with rig.client() as client:
-        head = POST.replace(b"content-length: 100", b"content-length: 4\r\nexpect: 100-continue")
-        await client.send(head)
-        async with asyncio.timeout(PATIENCE_S):
-            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        await client.send(b"text")
-        assert await client.answer() == (200, b"bodytext")
-
-
-async def test_older_clients_are_hung_up_on(rig: Rig) -> None:
-    async with rig.client() as client:
-        await client.send(b"GET /one HTTP/1.0\r\nhost: x\r\n\r\n")
-        told = await client.ended()
-    assert told.endswith(b"\r\nconnection: close\r\n\r\none")
-
-
-async def test_answers_wait_for_whoever_does_not_read_the_ones_before() -> None:
-    """Else each request that is sent without reading would cost another answer of memory."""
-    size, count = 900_000, PIPELINED
-    head = POST.replace(b"content-length: 100", b"content-length: %d" % size)
-    async with served(bounded_protocol(HEAD_BYTES, 5, 5)) as rig, rig.client() as client:
-        sending = asyncio.create_task(client.send((head + b"x" * size) * count))
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := rig.server.server_state.connections):  # noqa: ASYNC110  # nobody tells
-                await asyncio.sleep(0.005)
-            (connection,) = found
-            while not connection.flow.write_paused:  # noqa: ASYNC110  # nobody tells
-                await asyncio.sleep(0.005)
-        for _ in range(1000):
-            await asyncio.sleep(0)
-            assert connection.transport.get_write_buffer_size() < 2 * size
-        for _ in range(count):
-            status, text = await client.answer()
-            assert (status, len(text)) == (200, len(b"body") + size)
-        await sending

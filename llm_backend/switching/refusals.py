@@ -1,0 +1,30 @@
+"""What clients are told whom the scheduler refuses."""
+
+from __future__ import annotations
+
+from llm_backend.errors import EngineGone, ModelNotActive, Overloaded
+
+
+def queue_full(waiting: int, wait_s: float) -> Overloaded:
+    """Tell that the line is full, and in how many seconds it will have moved."""
+    return Overloaded(
+        f"{waiting} requests wait already; the queue holds no more.", retry_after_s=wait_s + 1
+    )
+
+
+def not_active(model: str) -> ModelNotActive:
+    """Tell that only a person switches to this model."""
+    return ModelNotActive(
+        f"{model} is not awake and switching is manual.",
+        hint=f"Switch first: bash scripts/switch_model.sh {model}",
+        param="model",
+    )
+
+
+def switched_away(model: str, drain_s: float) -> EngineGone:
+    """Tell that a request was cut because its model had to go."""
+    return EngineGone(
+        f"{model} was switched away: the request was still running "
+        f"{drain_s:g} s after the switch began.",
+        hint="switching.drain_timeout_s sets this limit.",
+    )
