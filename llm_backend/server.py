@@ -24,7 +24,7 @@ from llm_backend.config.settings import Settings
 from llm_backend.errors import SetupError
 from llm_backend.gateway.edge import Edge, build_edge
 from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol
-from llm_backend.gateway.roster import capacity_of, fleet_of, launches_of
+from llm_backend.gateway.roster import Drivers, capacity_of, fleet_of, launches_of
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.gpu.nvml import NvmlProbe
 from llm_backend.gpu.system import Probes, SystemProbe
@@ -99,10 +99,13 @@ class Address:
     @classmethod
     def of(cls, listener: socket.socket, settings: Settings) -> Address:
         """Return the address of a listening socket, as clients on this machine use it."""
-        host = settings.server.host
+        server = settings.server
+        host, port = server.host, int(listener.getsockname()[1])
+        if settings.setup == "compose":  # its own address is one inside a container
+            host, port = server.published_host or host, server.published_port or port
         # Whoever listens on all addresses of a family is reached on its loopback one.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return cls(host, listener.getsockname()[1])
+        return cls(host, port)
 
     @property
     def url(self) -> str:
@@ -215,10 +218,11 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
         nvml = NvmlProbe(catalog.devices)
         stack.callback(nvml.close)
         devices = Probes([nvml, SystemProbe(catalog.devices)])
-        process = ProcessRuntime(settings.state_dir, lock_dir(settings))
-        stack.push_async_callback(process.close)
+        drivers = _drivers(settings)
+        for runtime in drivers.runtimes.values():
+            stack.push_async_callback(runtime.close)
         store = Store(settings.models_dir)
-        launches, unavailable = launches_of(catalog, {RuntimeKind.PROCESS: process}, store, devices)
+        launches, unavailable = launches_of(catalog, drivers, store, devices)
         probe = EngineProbe()
         stack.push_async_callback(probe.close)
         history = History(settings.state_dir / "history.json")
@@ -227,6 +231,16 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
         stack.push_async_callback(switcher.close)
         fleet = fleet_of(catalog, [x.spec.id for x in launches], unavailable)
         yield await stack.enter_async_context(build_edge(settings, fleet, switcher, devices))
+
+
+def _drivers(settings: Settings) -> Drivers:
+    state_dir, locks = settings.state_dir, lock_dir(settings)
+    if settings.setup == "compose":
+        from llm_backend.runtimes.docker import DockerRuntime  # noqa: PLC0415  # the SDK takes 0.2 s
+
+        docker = DockerRuntime(settings.docker.host, state_dir, locks)
+        return Drivers({RuntimeKind.DOCKER: docker}, settings.docker.image)
+    return Drivers({RuntimeKind.PROCESS: ProcessRuntime(state_dir, locks)})
 
 
 def _switcher(
@@ -270,10 +284,12 @@ def _run_record(settings: Settings, address: Address, log_path: Path | None) -> 
         "create_time": psutil.Process().create_time(),
         "url": address.url,
         "version": __version__,
-        "setup": "local",
+        "setup": "compose" if settings.setup == "compose" else "local",
         "log": str(log_path) if log_path else None,
         "started": time.time(),
     }
+    if settings.setup == "compose":
+        record["container"] = socket.gethostname()
     write_json(path, record)
     try:
         yield

@@ -23,11 +23,13 @@ RESERVED: Final = (
     "LLM_API_KEY",
     "LLM_BASE_URL",
     "LLM_DEVICE",
+    "LLM_GID",
     "LLM_MODEL_ID",
     "LLM_QUANTIZATION",
     "LLM_SERVICE_PORT",
+    "LLM_UID",
 )
-"""Names that are no settings and are left alone."""
+"""Names that are no settings and are left alone; some are variables of docker-compose.yml."""
 
 RESERVED_PREFIXES: Final = ("LLM_BACKEND_", "LLM_TEST_")
 """Beginnings of names that are left alone."""

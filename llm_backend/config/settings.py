@@ -52,6 +52,18 @@ RedisUrl = Annotated[
 ]
 
 
+DockerHost = Annotated[
+    str,
+    StringConstraints(pattern=r"^(unix:///|tcp://[^/\s])\S*$"),
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "an address such as unix:///var/run/docker.sock or "
+            "tcp://docker-filter:2375"
+        }
+    ),
+]
+
+
 class ServerSettings(Strict):
     """Where the gateway listens and whom it answers."""
 
@@ -61,6 +73,8 @@ class ServerSettings(Strict):
     """Port to listen on; 0 takes a free one."""
     published_host: Text | None = None
     """The address under which the port is reachable from outside, where a container hides it."""
+    published_port: Annotated[Whole, Field(ge=1, le=65_535)] | None = None
+    """The port under which it is reachable there; by default the same."""
     allowed_hosts: tuple[HostName, ...] = ()
     """Hosts to answer for (the Host header) besides the loopback names."""
     cors_origins: tuple[WebOrigin, ...] = ()
@@ -149,6 +163,15 @@ class CacheSettings(Strict):
     """How long an answer is kept."""
 
 
+class DockerSettings(Strict):
+    """How the compose set-up starts and stops its containers."""
+
+    host: DockerHost | None = None
+    """Address of the Docker engine; by default `DOCKER_HOST`, else the local socket."""
+    image: Text | None = None
+    """The image that the engines' containers are made of; cached answers hold for it alone."""
+
+
 class KeySettings(Strict):
     """One key that clients may use; the file holds its SHA-256, never the key."""
 
@@ -196,6 +219,8 @@ class Settings(Located):
     """When and how the awake model changes."""
     cache: CacheSettings = CacheSettings()
     """The response cache."""
+    docker: DockerSettings = DockerSettings()
+    """How the compose set-up starts and stops its containers."""
     keys: tuple[KeySettings, ...] = ()
     """Keys that clients may use."""
     logs: LogSettings = LogSettings()

@@ -14,7 +14,10 @@ from llm_backend.engines.base import EngineKind, LaunchPlan, WeightsStore
 
 
 def plan_for(
-    spec: ModelSpec, store: WeightsStore, runtime: RuntimeKind | None = None
+    spec: ModelSpec,
+    store: WeightsStore,
+    runtime: RuntimeKind | None = None,
+    image: str | None = None,
 ) -> LaunchPlan:
     """Return what `runtime` needs to start the engine of a model.
 
@@ -24,6 +27,7 @@ def plan_for(
         spec: The model.
         store: Knows where weights are.
         runtime: The driver that will start it; by default the first that the model declares.
+        image: What containers are made of (runtime `docker`).
 
     Raises:
         EngineStartFailed: weights, an interpreter or a file is missing; the hint says which
@@ -38,7 +42,7 @@ def plan_for(
     if isinstance(engine, ExternalEngine):
         return external.plan(spec, engine, store)
     if runtime is RuntimeKind.DOCKER:
-        return vllm.container_plan(spec, engine, store)
+        return vllm.container_plan(spec, engine, store, image)
     return vllm.process_plan(spec, engine, store)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from llm_backend.config.catalog import ModelSpec, Scalar, VllmEngine
+from llm_backend.config.catalog import HubWeights, ModelSpec, Scalar, VllmEngine
 from llm_backend.engines.base import (
     EngineKind,
     LaunchPlan,
@@ -59,17 +59,28 @@ def process_plan(spec: ModelSpec, engine: VllmEngine, store: WeightsStore) -> La
     )
 
 
-def container_plan(spec: ModelSpec, engine: VllmEngine, store: WeightsStore) -> LaunchPlan:
+def container_plan(
+    spec: ModelSpec, engine: VllmEngine, store: WeightsStore, image: str | None = None
+) -> LaunchPlan:
     """Return name and address of the container that compose made.
 
+    Args:
+        spec: The model.
+        engine: Its launch options.
+        store: Knows the identity of the weights.
+        image: What the container is made of, for the fingerprint.
+
     Raises:
-        EngineStartFailed: the catalog names no container, or a file that is not there.
+        EngineStartFailed: the catalog names no container or a file that is not there, or the
+            weights are missing.
     """
     if engine.container is None:
         raise EngineStartFailed(
             f"The model {spec.id!r} names no container.",
             hint="Add `container` to its engine in the catalog.",
         )
+    if isinstance(spec.weights, HubWeights):
+        require_weights(spec, store)  # the container is offline: it would only fail later
     return LaunchPlan(
         model=spec.id,
         group=spec.exclusivity_group,
@@ -78,7 +89,7 @@ def container_plan(spec: ModelSpec, engine: VllmEngine, store: WeightsStore) -> 
         port=spec.port or _CONTAINER_PORT,
         container=engine.container,
         stop_s=spec.timeouts.stop_s,
-        fingerprint=_fingerprint(spec, engine, store, ()),
+        fingerprint=_fingerprint(spec, engine, store, (image,) if image else ()),
     )
 
 

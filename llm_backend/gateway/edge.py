@@ -67,7 +67,8 @@ async def build_edge(
         recorder = Recorder(metrics, requests)
         stages = _stages(settings, fleet, switcher, recorder, cache, upstream, fetcher)
         pipeline = Pipeline(stages, settings.limits.body_mib * 1024 * 1024)
-        reporter = Reporter(settings, "local", fleet, switcher, devices, cache)
+        setup = "compose" if settings.setup == "compose" else "local"
+        reporter = Reporter(settings, setup, fleet, switcher, devices, cache)
         services = Services(stages.authenticator, cache, fleet, metrics, reporter, switcher)
         app = Gateway(_guard(settings), pipeline, build_api(services))
         yield Edge(app, services, switcher, Narrator(metrics, switcher))
@@ -113,9 +114,14 @@ def _salt(settings: Settings) -> Salt | None:
 
 
 def _guard(settings: Settings) -> Guard:
+    server = settings.server
+    hosts = [*server.allowed_hosts]
+    if settings.setup == "compose":
+        # Prometheus asks for the service of compose, people for the address of the port.
+        hosts += ["gateway", *([server.published_host] if server.published_host else [])]
     return Guard(
-        hosts=settings.server.allowed_hosts,
-        origins=settings.server.cors_origins,
+        hosts=hosts,
+        origins=server.cors_origins,
         max_headers=settings.limits.headers,
         max_header_bytes=settings.limits.headers_kib * 1024,
     )

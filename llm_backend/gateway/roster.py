@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind
 from llm_backend.engines import kind_of, plan_for
@@ -18,55 +19,80 @@ _WAYS = {
     RuntimeKind.PROCESS: "a process",
     RuntimeKind.EXTERNAL: "a server elsewhere",
 }
+_ONLY = {
+    RuntimeKind.DOCKER: "containers",
+    RuntimeKind.PROCESS: "processes",
+    RuntimeKind.EXTERNAL: "servers elsewhere",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """What runs engines in this set-up.
+
+    Attributes:
+        runtimes: The driver of each kind.
+        image: What containers are made of, if known.
+    """
+
+    runtimes: Mapping[RuntimeKind, Runtime]
+    image: str | None = None
 
 
 def launches_of(
-    catalog: Catalog,
-    runtimes: Mapping[RuntimeKind, Runtime],
-    store: WeightsStore,
-    devices: GpuProbe,
+    catalog: Catalog, drivers: Drivers, store: WeightsStore, devices: GpuProbe
 ) -> tuple[list[Launch], dict[str, str]]:
     """Tell the models that can run here from those that cannot, with the reason."""
     launches: list[Launch] = []
     unavailable: dict[str, str] = {}
     for spec in catalog:
-        kind = next((r for r in spec.runtimes if r in runtimes), None)
-        reason = _why_not(spec, kind, catalog, devices)
-        if kind is None or reason is not None:
-            unavailable[spec.id] = reason or "no runtime"
+        kind = next((r for r in spec.runtimes if r in drivers.runtimes), None)
+        if kind is None:
+            ways = " or ".join(_WAYS[runtime] for runtime in spec.runtimes)
+            only = " and ".join(_ONLY[runtime] for runtime in drivers.runtimes)
+            unavailable[spec.id] = f"its engine is {ways}, and this set-up runs {only} only"
+        elif (reason := _why_not(spec, kind, catalog, devices)) is not None:
+            unavailable[spec.id] = reason
         else:
-            launches.append(_launch(spec, kind, runtimes[kind], store))
+            launches.append(_launch(spec, kind, drivers, store))
     return launches, unavailable
 
 
-def _launch(spec: ModelSpec, kind: RuntimeKind, runtime: Runtime, store: WeightsStore) -> Launch:
-    return Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store, kind))
+def _launch(spec: ModelSpec, kind: RuntimeKind, drivers: Drivers, store: WeightsStore) -> Launch:
+    return Launch(
+        spec,
+        kind_of(spec),
+        drivers.runtimes[kind],
+        lambda: plan_for(spec, store, kind, drivers.image),
+    )
 
 
-def _why_not(
-    spec: ModelSpec, kind: RuntimeKind | None, catalog: Catalog, devices: GpuProbe
-) -> str | None:
-    if kind is None:
-        ways = " or ".join(_WAYS[runtime] for runtime in spec.runtimes)
-        return f"its engine is {ways}, and this set-up runs processes only"
+def _why_not(spec: ModelSpec, kind: RuntimeKind, catalog: Catalog, devices: GpuProbe) -> str | None:
     if spec.engine.kind == "llama.cpp" and (reason := unavailable_reason()):
         return reason
     for name in spec.devices:
-        room = capacity_of(catalog, devices, name)
-        if room is None and catalog.devices[name].kind == "cuda":
+        unseen = _unseen(catalog, devices, name)
+        # Docker hands a GPU to its containers that this process need not see.
+        if unseen and kind is not RuntimeKind.DOCKER:
             return f"its device {name} is not to be seen: no NVIDIA driver, or no such GPU"
+        room = capacity_of(catalog, devices, name)
         if room is not None and spec.memory_mib.awake > room:
             return f"it needs {spec.memory_mib.awake} MiB and {name} has {room}"
     return None
 
 
+def _unseen(catalog: Catalog, devices: GpuProbe, name: str) -> bool:
+    return catalog.devices[name].kind == "cuda" and devices.read(name) is None
+
+
 def capacity_of(catalog: Catalog, devices: GpuProbe, name: str) -> int | None:
-    """Return what may be reserved on a device: what is set, else all that it has."""
+    """Return what may be reserved on a device: what is set, else all that it has.
+
+    None where neither is known.
+    """
     reading = devices.read(name)
     limits = [catalog.devices[name].memory_mib, reading.total_mib if reading else None]
     known = [mib for mib in limits if mib is not None]
-    if reading is None and catalog.devices[name].kind == "cuda":
-        return None
     return min(known) if known else None
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from llm_backend.engines.base import file_name
 from llm_backend.errors import AlreadyRunning
 
 GATEWAY_LOCK = "gateway.lock"
+_PATIENCE_S: Final = 0.5
+"""How long a held lock is tried again: whoever only looks at a lock holds it for an instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,54 @@ def _is_locked(link: Path) -> bool:
     return any(line.startswith("lock:") and " WRITE " in line for line in lines)
 
 
+def hold_engine_lock(lock_dir: Path, group: str, what: str) -> int:
+    """Take the lock of an exclusivity group; blocks for half a second where it is held.
+
+    Args:
+        lock_dir: Where the locks are.
+        group: The group.
+        what: Who takes it, for people.
+
+    Returns:
+        A descriptor: the lock is held until it is closed.
+
+    Raises:
+        BlockingIOError: it is held; the message says by whom.
+    """
+    lock_dir.mkdir(parents=True, exist_ok=True)
+    path = engine_lock(lock_dir, group)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _take_soon(descriptor)
+        _sign(descriptor, what)
+    except BlockingIOError:
+        os.close(descriptor)
+        holder = read_holder(path)
+        who = f"{holder.what} (pid {holder.pid})" if holder else "another process"
+        raise BlockingIOError(f"the lock of group {group} is held by {who}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _take_soon(descriptor: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _sign(descriptor: int, what: str) -> None:
+    note = json.dumps({"pid": os.getpid(), "what": what})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, note.encode(), 0)
+
+
 @contextmanager
 def gateway_lock(lock_dir: Path) -> Iterator[None]:
     """Hold the lock that only one gateway of a machine can have.
@@ -98,9 +150,7 @@ def gateway_lock(lock_dir: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _take(descriptor, path)
-        note = json.dumps({"pid": os.getpid(), "what": "the gateway"})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note.encode(), 0)
+        _sign(descriptor, "the gateway")
         yield
     finally:
         os.close(descriptor)

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -23,9 +22,7 @@ import pytest
 import llm_backend
 from llm_backend.engines.base import LaunchPlan
 from llm_backend.errors import EngineStartFailed
-
-if TYPE_CHECKING:
-    from tests.contract.conftest import ProcessBench
+from tests.contract.benches import ProcessBench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 
@@ -34,6 +31,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 def anyio_backend() -> str:
     """One loop is enough here: nothing below depends on it."""
     return "asyncio"
+
+
+@pytest.fixture
+def kind_of_bench() -> type[ProcessBench]:
+    return ProcessBench
 
 
 GATEWAY = """

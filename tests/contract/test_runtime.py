@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm_backend.engines.base import LaunchPlan
 from llm_backend.errors import EngineStartFailed
 from llm_backend.runtimes.base import Engine
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import ProcessBench
+    from tests.contract.benches import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 
 
 class TestStart:
-    async def test_engine_serves_its_model_until_it_is_stopped(self, bench: ProcessBench) -> None:
+    async def test_engine_serves_its_model_until_it_is_stopped(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a", "--load-s", "0.1")
         engine = await bench.start_ready(plan)
         assert await bench.runtime.poll(engine) is None
@@ -36,14 +35,14 @@ class TestStart:
         with pytest.raises(ConnectionRefusedError):
             await bench.get(engine, "/health")
 
-    async def test_running_engine_is_not_started_twice(self, bench: ProcessBench) -> None:
+    async def test_running_engine_is_not_started_twice(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a")
         engine = await bench.start_ready(plan)
         with pytest.raises(EngineStartFailed, match="engine of a still runs"):
             await bench.start(plan)
         assert (await bench.get(engine, "/health"))[0] == 200
 
-    async def test_ended_engine_is_started_anew(self, bench: ProcessBench) -> None:
+    async def test_ended_engine_is_started_anew(self, bench: Bench[Any]) -> None:
         first = await bench.start_ready(bench.plan("a"))
         await bench.runtime.stop(first, 5)
         second = await bench.start(bench.plan("a"))
@@ -51,7 +50,7 @@ class TestStart:
         assert second.instance != first.instance
         assert (await bench.get(second, "/health"))[0] == 200
 
-    async def test_cancelled_start_leaves_nothing(self, bench: ProcessBench) -> None:
+    async def test_cancelled_start_leaves_nothing(self, bench: Bench[Any]) -> None:
         starting = asyncio.create_task(bench.runtime.start(bench.plan("a")))
         await bench.until(bench.processes)
         starting.cancel()
@@ -62,7 +61,7 @@ class TestStart:
 
 
 class TestExclusivity:
-    async def test_second_engine_of_a_group_is_refused(self, bench: ProcessBench) -> None:
+    async def test_second_engine_of_a_group_is_refused(self, bench: Bench[Any]) -> None:
         first = await bench.start_ready(bench.plan("a"))
         with pytest.raises(EngineStartFailed) as caught:
             await bench.start(bench.plan("b"))
@@ -75,7 +74,7 @@ class TestExclusivity:
         second = await bench.start_ready(bench.plan("b"))
         assert (await bench.get(second, "/health"))[0] == 200
 
-    async def test_twenty_racing_starts_bring_up_exactly_one(self, bench: ProcessBench) -> None:
+    async def test_twenty_racing_starts_bring_up_exactly_one(self, bench: Bench[Any]) -> None:
         results = await asyncio.gather(
             *(bench.start(bench.plan(f"m{number}")) for number in range(20)),
             return_exceptions=True,
@@ -86,7 +85,7 @@ class TestExclusivity:
         await bench.event(started[0].model, "ready")
         assert sum(len(bench.journal(f"m{number}", "start")) for number in range(20)) == 1
 
-    async def test_engines_of_two_groups_run_together(self, bench: ProcessBench) -> None:
+    async def test_engines_of_two_groups_run_together(self, bench: Bench[Any]) -> None:
         first = await bench.start_ready(bench.plan("a", group="gpu0"))
         second = await bench.start_ready(bench.plan("b", group="gpu1"))
         assert (await bench.get(first, "/health"))[0] == 200
@@ -94,7 +93,7 @@ class TestExclusivity:
 
 
 class TestExit:
-    async def test_exit_at_start_is_told_with_its_reason(self, bench: ProcessBench) -> None:
+    async def test_exit_at_start_is_told_with_its_reason(self, bench: Bench[Any]) -> None:
         engine = await bench.start(bench.plan("a", "--exit-at-start", "3"))
         ended = await asyncio.wait_for(bench.runtime.wait(engine), 20)
         assert ended.code == 3
@@ -102,7 +101,7 @@ class TestExit:
         tail = await bench.runtime.log_tail("a", 2)
         assert tail[0].startswith("ValueError: Free memory on device cuda:0")
 
-    async def test_engine_that_is_killed_tells_the_signal(self, bench: ProcessBench) -> None:
+    async def test_engine_that_is_killed_tells_the_signal(self, bench: Bench[Any]) -> None:
         engine = await bench.start_ready(bench.plan("a", "--die-after-tokens", "2"))
         with pytest.raises(asyncio.IncompleteReadError):
             await bench.post(engine, "/v1/completions", {"prompt": "hi"})
@@ -111,19 +110,19 @@ class TestExit:
         assert ended.reason == "killed by SIGKILL (out of memory?)"
         assert await bench.runtime.poll(engine) == ended
 
-    async def test_stop_of_an_ended_engine_returns_its_exit(self, bench: ProcessBench) -> None:
+    async def test_stop_of_an_ended_engine_returns_its_exit(self, bench: Bench[Any]) -> None:
         engine = await bench.start(bench.plan("a", "--exit-at-start", "3"))
         ended = await bench.runtime.wait(engine)
         assert await bench.runtime.stop(engine, 5) == ended
 
-    async def test_exit_outlives_the_runtime_that_saw_it(self, bench: ProcessBench) -> None:
+    async def test_exit_outlives_the_runtime_that_saw_it(self, bench: Bench[Any]) -> None:
         engine = await bench.start(bench.plan("a", "--exit-at-start", "3"))
         ended = await bench.runtime.wait(engine)
         assert await bench.new_runtime().poll(engine) == ended
 
     @pytest.mark.parametrize("how", ["stop", "crash"])
     async def test_grandchild_does_not_outlive_its_engine(
-        self, bench: ProcessBench, how: str
+        self, bench: Bench[Any], how: str
     ) -> None:
         flags = ("--grandchild-holds-port", "--die-after-tokens", "0")
         engine = await bench.start_ready(bench.plan("a", *flags))
@@ -140,7 +139,7 @@ class TestExit:
 
 
 class TestStop:
-    async def test_engine_that_ignores_sigterm_is_killed(self, bench: ProcessBench) -> None:
+    async def test_engine_that_ignores_sigterm_is_killed(self, bench: Bench[Any]) -> None:
         engine = await bench.start_ready(bench.plan("a", "--ignore-sigterm", stop_s=0.5))
         began = time.monotonic()
         ended = await bench.runtime.stop(engine, 0.5)
@@ -149,12 +148,12 @@ class TestStop:
         assert "did not end in time after SIGTERM" in ended.reason
         assert len(bench.journal("a", "sigterm")) == 1
 
-    async def test_shorter_grace_than_planned_counts(self, bench: ProcessBench) -> None:
+    async def test_shorter_grace_than_planned_counts(self, bench: Bench[Any]) -> None:
         engine = await bench.start_ready(bench.plan("a", "--ignore-sigterm", stop_s=600))
         ended = await asyncio.wait_for(bench.runtime.stop(engine, 0.2), 20)
         assert ended.code == -9
 
-    async def test_cancelled_stop_goes_on_and_is_joined(self, bench: ProcessBench) -> None:
+    async def test_cancelled_stop_goes_on_and_is_joined(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a", "--ignore-sigterm", stop_s=2)
         engine = await bench.start_ready(plan)
         stopping = asyncio.create_task(bench.runtime.stop(engine, 2))
@@ -172,7 +171,7 @@ class TestStop:
         assert len(bench.journal("a", "sigterm")) == 1
         assert bench.processes() == []
 
-    async def test_cancelled_wait_leaves_the_engine_alone(self, bench: ProcessBench) -> None:
+    async def test_cancelled_wait_leaves_the_engine_alone(self, bench: Bench[Any]) -> None:
         engine = await bench.start_ready(bench.plan("a"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(bench.runtime.wait(engine), 0.05)
@@ -181,7 +180,7 @@ class TestStop:
 
 
 class TestSurvey:
-    async def test_engine_outlives_its_runtime_and_is_adopted(self, bench: ProcessBench) -> None:
+    async def test_engine_outlives_its_runtime_and_is_adopted(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a", key="secret")
         engine = await bench.start_ready(plan)
         await bench.runtime.close()
@@ -195,7 +194,7 @@ class TestSurvey:
             await bench.start(plan, following)
         assert (await following.stop(engine, 5)).code == 0
 
-    async def test_exit_of_an_adopted_engine_is_learnt(self, bench: ProcessBench) -> None:
+    async def test_exit_of_an_adopted_engine_is_learnt(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a", "--die-after-tokens", "0")
         await bench.start_ready(plan)
         await bench.runtime.close()
@@ -212,7 +211,7 @@ class TestSurvey:
         ids=lambda changed: next(iter(changed)),
     )
     async def test_engine_of_another_plan_is_ended(
-        self, bench: ProcessBench, changed: dict[str, object]
+        self, bench: Bench[Any], changed: dict[str, object]
     ) -> None:
         await bench.start_ready(bench.plan("a"))
         await bench.runtime.close()
@@ -220,13 +219,13 @@ class TestSurvey:
         assert bench.processes() == []
         assert len(bench.journal("a", "exit")) == 1, "it was not asked to end"
 
-    async def test_engine_of_a_forgotten_model_is_ended(self, bench: ProcessBench) -> None:
+    async def test_engine_of_a_forgotten_model_is_ended(self, bench: Bench[Any]) -> None:
         await bench.start_ready(bench.plan("a"))
         await bench.runtime.close()
         assert await bench.new_runtime().survey([bench.plan("b")]) == []
         assert bench.processes() == []
 
-    async def test_engine_in_the_middle_of_a_stop_is_not_adopted(self, bench: ProcessBench) -> None:
+    async def test_engine_in_the_middle_of_a_stop_is_not_adopted(self, bench: Bench[Any]) -> None:
         plan = bench.plan("a", "--ignore-sigterm", stop_s=1)
         engine = await bench.start_ready(plan)
         stopping = asyncio.create_task(bench.runtime.stop(engine, 1))
@@ -236,15 +235,15 @@ class TestSurvey:
         assert await bench.new_runtime().survey([plan]) == []
         assert bench.processes() == []
 
-    async def test_nothing_to_find(self, bench: ProcessBench) -> None:
+    async def test_nothing_to_find(self, bench: Bench[Any]) -> None:
         assert await bench.runtime.survey([bench.plan("a")]) == []
 
 
 class TestLogs:
-    async def test_tail_of_a_model_that_never_ran_is_empty(self, bench: ProcessBench) -> None:
+    async def test_tail_of_a_model_that_never_ran_is_empty(self, bench: Bench[Any]) -> None:
         assert await bench.runtime.log_tail("a", 10) == []
 
-    async def test_tail_is_that_of_the_last_start(self, bench: ProcessBench) -> None:
+    async def test_tail_is_that_of_the_last_start(self, bench: Bench[Any]) -> None:
         first = await bench.start(bench.plan("a", "--exit-at-start", "3"))
         await bench.runtime.wait(first)
         second = await bench.start_ready(bench.plan("a"))
@@ -253,7 +252,7 @@ class TestLogs:
         assert tail[-1] == "INFO:     Application startup complete."
         assert not any("ValueError" in line for line in tail)
 
-    async def test_follow_goes_on_through_a_new_start(self, bench: ProcessBench) -> None:
+    async def test_follow_goes_on_through_a_new_start(self, bench: Bench[Any]) -> None:
         plan = bench.plan("org/a:1")
         first = await bench.start_ready(plan)
         lines = bench.runtime.follow_log("org/a:1", 1)
@@ -264,7 +263,7 @@ class TestLogs:
         assert any("checkpoint shards:  50%" in line for line in seen)
         await lines.aclose()
 
-    async def test_follow_may_begin_before_the_first_start(self, bench: ProcessBench) -> None:
+    async def test_follow_may_begin_before_the_first_start(self, bench: Bench[Any]) -> None:
         lines = bench.runtime.follow_log("a")
         first = asyncio.create_task(anext(lines))
         await asyncio.sleep(0)
@@ -282,14 +281,14 @@ async def _until_line(lines: AsyncIterator[str], end: str) -> list[str]:
     return seen
 
 
-async def test_plan_that_cannot_be_run_is_refused(bench: ProcessBench) -> None:
-    plan = LaunchPlan(model="a", group="cpu", served_name="a", argv=("/no/such/engine",))
+async def test_plan_that_cannot_be_run_is_refused(bench: Bench[Any]) -> None:
     with pytest.raises(EngineStartFailed) as caught:
-        await bench.start(plan)
-    assert (
-        "The engine of a could not be started: /no/such/engine cannot be run: No such file"
-        in str(caught.value)
-    )
+        await bench.start(bench.plan("a", argv=("/no/such/engine",)))
+    message = caught.value.message
+    assert message.startswith("The engine of a could not be started: ")
+    assert "/no/such/engine" in message
+    assert "cannot be run" in message
+    assert "no such file or directory" in message.lower()
     assert "llm-backend config check" in str(caught.value)
     assert bench.processes() == []
     await bench.start_ready(bench.plan("a"))

@@ -101,12 +101,14 @@ class TestContainer:
         assert (plan.container, plan.host, plan.port) == ("llm-qwen-14b", "llm-qwen-14b", 8001)
         assert (plan.argv, plan.served_name) == ((), "qwen-14b")
 
-    def test_weights_are_the_container_s_own_affair(self, store: Store) -> None:
+    def test_weights_that_it_could_not_fetch_have_to_be_here(self, store: Store) -> None:
         weights = {"source": "hub", "repo": "Qwen/Qwen2.5-14B-Instruct-AWQ"}
+        asked = spec(runtime="docker", engine={"container": "c"}, weights=weights)
 
-        plan = plan_for(spec(runtime="docker", engine={"container": "c"}, weights=weights), store)
+        with pytest.raises(EngineStartFailed, match="Run: llm-backend download qwen-14b"):
+            plan_for(asked, store)
 
-        assert plan.port == 8000
+        assert plan_for(spec(runtime="docker", engine={"container": "c"}), store).port == 8000
 
     def test_a_model_without_a_container_is_refused(self, store: Store) -> None:
         with pytest.raises(EngineStartFailed, match="'qwen-14b' names no container"):
