@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llm_backend.cli.control import RunRecord
+from llm_backend.cli.compose_env import COMPOSE_ENV, ComposeEnv
+from llm_backend.cli.control import RunRecord, reachable
 from llm_backend.cli.project import Project
 from llm_backend.cli.terminal import Terminal
 from llm_backend.config.catalog import Capability, ModelSpec
@@ -28,13 +29,25 @@ def announce(
     terminal.say()
     for name, path in PLACES:
         terminal.say(f"  {name:<9}{record.url}{path}")
-    terminal.say(f"  {'Log':<9}{record.log or project.gateway_log}")
+    if record.in_container:
+        _announce_monitoring(terminal, project)
+    else:
+        terminal.say(f"  {'Log':<9}{record.log or project.gateway_log}")
     terminal.say()
     terminal.say("Try it:")
     for line in curl(record.url, spec, with_key=bool(project.settings.keys)):
         terminal.say(f"  {line}")
     terminal.say()
     terminal.say("Stop it: llm-backend stop")
+
+
+def _announce_monitoring(terminal: Terminal, project: Project) -> None:
+    variables = ComposeEnv(project)
+    host = reachable(f"http://{variables.get('MONITORING_ADDRESS')}:").rstrip(":")
+    passwords = project.state_dir / COMPOSE_ENV
+    terminal.say(f"  {'Watch':<9}{host}:{variables.get('PROMETHEUS_PORT')} (Prometheus)")
+    terminal.say(f"  {'':<9}{host}:{variables.get('GRAFANA_PORT')} (Grafana: admin, {passwords})")
+    terminal.say(f"  {'Log':<9}llm-backend logs gateway")
 
 
 def curl(url: str, spec: ModelSpec | None, *, with_key: bool) -> list[str]:

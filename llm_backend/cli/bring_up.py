@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 
 import llm_backend
 from llm_backend.cli.control import Control, RunRecord, find_gateway
+from llm_backend.cli.ports import port_holder, port_is_free
 from llm_backend.cli.project import ROOT_VARIABLE, Project
 from llm_backend.cli.take_down import KILL_S, POLL_S, TERM_S, end_process
 from llm_backend.cli.terminal import Report
@@ -105,26 +104,3 @@ def check_port(project: Project) -> None:
         f"Port {port} is taken by {port_holder(port)}.",
         hint="End that program, or type: LLM_SERVER__PORT=7001 llm-backend start",
     )
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Return whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def port_holder(port: int) -> str:
-    """Return who listens on a port, as far as the system shows it."""
-    with suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            here = connection.laddr and connection.laddr.port == port
-            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
-                name = psutil.Process(connection.pid).name()
-                return f"{name} (process {connection.pid})"
-    return "another program"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llm_backend.cli.engine_checks import RECREATE, option_problems, stale_containers
 from llm_backend.cli.options import AsJson
 from llm_backend.cli.project import Project, open_project
 from llm_backend.cli.terminal import Terminal
@@ -20,21 +21,36 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings and catalog, and show which values hold and where they come from."""
+    """Check settings and catalog, and show which values hold and where they come from.
+
+    In the compose set-up also whether the engines' containers are as they would be made now.
+    Exits with 1 where one has to be made anew.
+    """
     terminal = Terminal(as_json=as_json)
     project = open_project()
-    problems = find_problems(project.settings, project.catalog)
+    problems = [*find_problems(project.settings, project.catalog), *option_problems(project)]
     refuse(problems)
+    stale = stale_containers(project)
     settings = explain(project.settings)
     if as_json:
-        terminal.result(_as_json(project, settings, problems))
-        return
+        terminal.result({**_as_json(project, settings, problems), "stale_containers": stale})
+        raise typer.Exit(1 if stale else 0)
     for problem in problems:
         terminal.say(f"Warning: {problem}", style="yellow")
     _show_settings(terminal, settings, all_settings=all_settings)
     terminal.say()
     count = len(project.catalog.models)
     terminal.say(f"Settings and catalog are right: {count} models in {project.settings.catalog}.")
+    if stale:
+        _show_stale(terminal, stale)
+        raise typer.Exit(1)
+
+
+def _show_stale(terminal: Terminal, stale: dict[str, str]) -> None:
+    terminal.say()
+    for container, reason in stale.items():
+        terminal.say(f"The container {container} has to be made anew: {reason}.", style="yellow")
+    terminal.say(f"Type: {RECREATE}")
 
 
 def _show_settings(terminal: Terminal, settings: list[Explained], *, all_settings: bool) -> None:

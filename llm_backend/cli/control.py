@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import httpx2
 import psutil
@@ -23,9 +24,22 @@ CLOCK_SLACK_S = 2.0
 """How far two readings of one process's start may differ after the wall clock was set."""
 
 
+LIVE_S = 2.0
+"""How long a gateway may take to say that it lives."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What a gateway writes about itself into `gateway.json`."""
+    """What a gateway writes about itself into `gateway.json`.
+
+    Attributes:
+        pid: Its process id; inside its container, where it runs in one.
+        create_time: When that process began, in seconds since 1970.
+        url: Where it is reached.
+        version: Its version.
+        setup: `local` or `compose`.
+        log: The file that it writes its log to; empty for none.
+    """
 
     pid: int
     create_time: float
@@ -35,8 +49,20 @@ class RunRecord:
     log: str
 
     @property
+    def in_container(self) -> bool:
+        """Whether it runs in a container, whose processes are not ours to look at."""
+        return self.setup == "compose"
+
+    @property
+    def where(self) -> str:
+        """What runs it, for people: `process 4711` or `its container`."""
+        return "its container" if self.in_container else f"process {self.pid}"
+
+    @property
     def process(self) -> psutil.Process | None:
-        """The gateway's process; None once it has ended."""
+        """The gateway's process; None once it has ended, or where it is in a container."""
+        if self.in_container:
+            return None
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.create_time) <= CLOCK_SLACK_S
@@ -55,7 +81,7 @@ def read_record(state_dir: Path) -> RunRecord | None:
             url=reachable(str(data["url"])),
             version=str(data.get("version", "")),
             setup=str(data.get("setup", "")),
-            log=str(data.get("log", "")),
+            log=str(data.get("log") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -69,7 +95,19 @@ def reachable(url: str) -> str:
 def find_gateway(state_dir: Path) -> RunRecord | None:
     """Return the gateway that runs on this state directory; None where none does."""
     record = read_record(state_dir)
-    return record if record is not None and record.process is not None else None
+    if record is None:
+        return None
+    lives = _answers(record.url) if record.in_container else record.process is not None
+    return record if lives else None
+
+
+def _answers(url: str) -> bool:
+    """Return whether a gateway answers there; of one in a container nothing else is to be seen."""
+    try:
+        with httpx2.Client(timeout=LIVE_S, trust_env=False) as http:
+            return http.get(f"{url}/health/live").status_code == 200
+    except httpx2.HTTPError:
+        return False
 
 
 def require_gateway(state_dir: Path) -> RunRecord:
@@ -129,6 +167,15 @@ class Control:
         """Return the body of `GET /health`."""
         return self._call("GET", "/health")
 
+    def log(self, model: str, lines: int) -> list[str]:
+        """Return the last lines of an engine's log."""
+        path = f"/logs/{quote(model)}"
+        with plain_transport_errors(self._record, ANSWER_S):
+            response = self._http.get(path, params={"lines": lines})
+        if not response.is_success:
+            raise _refusal(response)
+        return response.text.splitlines()
+
     def unload(self, patience_s: float) -> list[str]:
         """Unload every model; return the ids of those that were loaded."""
         body = self._call("POST", "/api/v1/inference/unload", {}, patience_s)
@@ -162,7 +209,7 @@ def plain_transport_errors(record: RunRecord, timeout_s: float) -> Iterator[None
         ) from None
     except httpx2.HTTPError as error:
         raise ConnectionFailed(
-            f"The gateway (process {record.pid}) does not answer at {record.url}: {error}.",
+            f"The gateway ({record.where}) does not answer at {record.url}: {error}.",
             hint="See why: llm-backend logs gateway",
         ) from None
 

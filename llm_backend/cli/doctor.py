@@ -15,12 +15,14 @@ import httpx2
 import psutil
 import typer
 
-from llm_backend.cli.bring_up import port_holder, port_is_free
 from llm_backend.cli.control import find_gateway
+from llm_backend.cli.engine_checks import attention_check, fits, start_check
 from llm_backend.cli.machine import Machine, Offer
+from llm_backend.cli.models import present_setup
 from llm_backend.cli.options import AsJson
+from llm_backend.cli.ports import port_holder, port_is_free
 from llm_backend.cli.project import Project, open_project
-from llm_backend.cli.setups import Check, Choice, choose, compose_checks
+from llm_backend.cli.setups import Check, Choice, compose_checks
 from llm_backend.cli.terminal import Terminal, mib
 from llm_backend.engines.llamacpp import unavailable_reason
 from llm_backend.errors import SetupError
@@ -37,8 +39,8 @@ def doctor(as_json: AsJson = False) -> None:
     terminal = Terminal(as_json=as_json)
     project = open_project()
     machine = Machine(project)
-    checks = list(_checks(project, machine))
     choice, offers = _offers(project, machine)
+    checks = list(_checks(project, machine, choice))
     if as_json:
         terminal.result(
             {
@@ -56,20 +58,26 @@ def doctor(as_json: AsJson = False) -> None:
 def _offers(project: Project, machine: Machine) -> tuple[Choice, list[Offer]]:
     """Return the set-up and its models; none where the settings demand one that cannot run."""
     try:
-        choice = choose(project.settings.setup, project.root, lambda: machine.gpus)
+        choice = present_setup(project, machine)
     except SetupError as error:
         return Choice("compose", error.message), []
     return choice, list(machine.offers(choice.setup).values())
 
 
-def _checks(project: Project, machine: Machine) -> Iterator[Check]:
+def _checks(project: Project, machine: Machine, choice: Choice) -> Iterator[Check]:
     yield _python()
     yield _llamacpp()
     yield from compose_checks(project.root, lambda: machine.gpus)
     yield _memory()
     yield _disk(project.models_dir)
-    yield _port(project)
+    if choice.setup == "compose":
+        yield start_check(project)
+    else:
+        yield _port(project)
     yield _hub()
+    if choice.setup == "compose":
+        yield attention_check(project)
+        yield from fits(project, machine)
 
 
 def _python() -> Check:
@@ -102,7 +110,7 @@ def _port(project: Project) -> Check:
     server, record = project.settings.server, find_gateway(project.state_dir)
     name = f"port {server.port}"
     if record is not None:
-        return Check(name, ok=True, detail=f"the gateway (process {record.pid}) is at {record.url}")
+        return Check(name, ok=True, detail=f"the gateway ({record.where}) is at {record.url}")
     if port_is_free(server.host, server.port):
         return Check(name, ok=True, detail="free")
     return Check(

@@ -1,4 +1,4 @@
-"""`llm-backend logs`: what the gateway and the engines wrote."""
+"""`llm-backend logs`: what the gateway, the engines and the services wrote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
+from llm_backend.cli.log_sources import FileLog, Log, container_logs
 from llm_backend.cli.options import complete_source
 from llm_backend.cli.project import Project, open_project
 from llm_backend.errors import SetupError
-from llm_backend.runtimes import logfile
+
+SERVICES = ("redis", "prometheus", "grafana", "docker-filter")
+"""What has a log in the compose set-up alone, besides the gateway and the engines."""
 
 Source = Annotated[
     str,
@@ -32,67 +35,83 @@ Lines = Annotated[
 def logs(source: Source = "gateway", follow: Follow = False, lines: Lines = 50) -> None:
     """Show a log.
 
-    With `all`, every log: each line then begins with whose it is.
+    With `all`, every log: each line then begins with whose it is. In the compose set-up also
+    `prometheus`, `grafana` and `docker-filter`.
     """
-    files = log_files(open_project(), source)
+    sources = find_logs(open_project(), source)
     if follow:
         with suppress(asyncio.CancelledError):
-            asyncio.run(_follow(files, lines))
+            asyncio.run(_follow(sources, lines))
         return
-    for name, path in files.items():
-        for line in logfile.tail(path, lines):
-            print(_labelled(name, line, files))
+    for name, log in sources.items():
+        for line in log.tail(lines):
+            print(_labelled(name, line, sources))
 
 
-def log_files(project: Project, source: str) -> dict[str, Path]:
+def find_logs(project: Project, source: str) -> dict[str, Log]:
     """Return the logs that a source stands for, by whose they are.
 
     Raises:
         SetupError: there is no such log (yet).
         ModelNotFound: the source is neither a model nor one of the other names.
     """
-    if source == "redis":
+    in_containers = container_logs(project)
+    if not in_containers:
+        return _files(project, source)
+    if source == "all":
+        return in_containers
+    name = source if source in ("gateway", *SERVICES) else project.model(source).id
+    if name not in in_containers:
         raise SetupError(
-            "There is no log of Redis: this set-up keeps cached answers in the gateway's memory.",
+            f"{name} has no container here.", hint=f"There are logs of: {', '.join(in_containers)}"
+        )
+    return {name: in_containers[name]}
+
+
+def _files(project: Project, source: str) -> dict[str, Log]:
+    if source in SERVICES:
+        raise SetupError(
+            f"There is no log of {source}: in this set-up it does not run. "
+            "Cached answers are in the gateway's memory.",
             hint="The gateway's own log: llm-backend logs gateway",
         )
     if source == "all":
-        return _all_logs(project)
+        return _all_files(project)
     if source == "gateway":
-        return _one_log("gateway", project.gateway_log, "start")
+        return _one_file("gateway", project.gateway_log, "start")
     model = project.model(source).id
-    return _one_log(model, project.engine_log(model), f"switch {model}")
+    return _one_file(model, project.engine_log(model), f"switch {model}")
 
 
-def _one_log(name: str, path: Path, maker: str) -> dict[str, Path]:
+def _one_file(name: str, path: Path, maker: str) -> dict[str, Log]:
     if path.exists():
-        return {name: path}
+        return {name: FileLog(path)}
     whose = "the gateway" if name == "gateway" else name
     raise SetupError(
         f"There is no log of {whose} yet, at {path}.", hint=f"What makes one: llm-backend {maker}"
     )
 
 
-def _all_logs(project: Project) -> dict[str, Path]:
+def _all_files(project: Project) -> dict[str, Log]:
     paths = {"gateway": project.gateway_log}
     paths |= {model: project.engine_log(model) for model in project.catalog.models}
-    found = {name: path for name, path in paths.items() if path.exists()}
-    return found or _one_log("gateway", project.gateway_log, "start")
+    found: dict[str, Log] = {name: FileLog(path) for name, path in paths.items() if path.exists()}
+    return found or _one_file("gateway", project.gateway_log, "start")
 
 
-async def _follow(files: Mapping[str, Path], lines: int) -> None:
+async def _follow(sources: Mapping[str, Log], lines: int) -> None:
     async with asyncio.TaskGroup() as group:
-        for name, path in files.items():
-            group.create_task(_print_all(logfile.follow(path, lines), name, files))
+        for name, log in sources.items():
+            group.create_task(_print_all(log.follow(lines), name, sources))
 
 
-async def _print_all(log: AsyncIterator[str], name: str, files: Mapping[str, Path]) -> None:
-    async for line in log:
-        print(_labelled(name, line, files), flush=True)
+async def _print_all(lines: AsyncIterator[str], name: str, sources: Mapping[str, Log]) -> None:
+    async for line in lines:
+        print(_labelled(name, line, sources), flush=True)
 
 
-def _labelled(name: str, line: str, files: Mapping[str, Path]) -> str:
-    if len(files) == 1:
+def _labelled(name: str, line: str, sources: Mapping[str, Log]) -> str:
+    if len(sources) == 1:
         return line
-    width = max(len(other) for other in files)
+    width = max(len(other) for other in sources)
     return f"{name:<{width}} | {line}"

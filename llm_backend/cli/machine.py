@@ -83,7 +83,7 @@ class Machine:
 
     def offer(self, spec: ModelSpec, setup: Setup) -> Offer:
         """Return one model as this machine can offer it in a set-up."""
-        shortage = self._shortage(spec)
+        shortage = self._shortage(spec, setup)
         weights = spec.weights
         here = weights is None or self._store.locate(weights) is not None
         obstacle = runtime_obstacle(spec, setup) or shortage
@@ -98,16 +98,23 @@ class Machine:
             obstacle=obstacle or self._engine_obstacle(spec, setup, here=here),
         )
 
-    def _shortage(self, spec: ModelSpec) -> str | None:
+    def _shortage(self, spec: ModelSpec, setup: Setup) -> str | None:
         """Say what memory a model lacks; None where it fits."""
         for name in spec.devices:
-            need, snapshot = spec.memory_mib.awake, self.devices[name]
-            if snapshot is None:
+            need, have = spec.memory_mib.awake, self._memory_mib(name, setup)
+            if have is None:
                 return f"its device {name} is not in this machine."
-            have = min(snapshot.total_mib, self._specs[name].memory_mib or snapshot.total_mib)
             if need > have:
                 return f"it needs {need} MiB on {name}, which has {have} MiB."
         return None
+
+    def _memory_mib(self, name: str, setup: Setup) -> int | None:
+        """Return what models may reserve on a device; None where it is not there."""
+        snapshot, spec = self.devices[name], self._specs[name]
+        if snapshot is not None:
+            return min(snapshot.total_mib, spec.memory_mib or snapshot.total_mib)
+        # A card that only Docker sees is as large as the catalog says.
+        return spec.memory_mib if setup == "compose" and spec.kind == "cuda" else None
 
     def _engine_obstacle(self, spec: ModelSpec, setup: Setup, *, here: bool) -> str | None:
         """Say what keeps a model's engine from being launched; None where nothing does."""

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llm_backend.cli.machine import Machine
 from llm_backend.cli.options import SetupOption
 from llm_backend.cli.project import open_project
-from llm_backend.cli.setups import choose
 from llm_backend.config import check, refuse
 
 
@@ -30,12 +28,13 @@ def serve(
 ) -> None:
     """Run the gateway in the foreground.
 
-    As a service manager wants it: nothing is asked, no model is loaded, SIGTERM ends it.
+    As a service manager wants it: nothing is asked, no model is loaded, SIGTERM ends it. Set-up
+    is local, unless compose is asked for, as docker-compose.yml does.
     """
     flags = {"setup": setup, "server.host": host, "server.port": port}
     project = open_project(flags)
-    choice = choose(project.settings.setup, project.root, lambda: Machine(project).gpus)
-    project = open_project({**flags, "setup": choice.setup})
+    if project.settings.setup == "auto":
+        project = open_project({**flags, "setup": "local"})
     refuse(check(project.settings, project.catalog))
     # Relative paths of the catalog start at the root.
     os.chdir(project.root)

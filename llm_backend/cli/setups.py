@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_backend.cli import docker
 from llm_backend.cli.options import Setup
 from llm_backend.config.catalog import RuntimeKind
 from llm_backend.errors import SetupError
@@ -15,6 +16,9 @@ from llm_backend.gpu.base import GpuSnapshot
 
 DOCKER_ANSWER_S = 10
 """How long the docker command may take; a hung engine never answers."""
+COMPOSE_MINIMUM = (2, 24)
+"""The first Compose that takes all of docker-compose.yml: an `env_file` that may be missing."""
+GPU = "NVIDIA GPU"
 LOCAL_INSTEAD = "Without containers: llm-backend start --setup local"
 
 RUNTIMES: dict[Setup, frozenset[RuntimeKind]] = {
@@ -51,6 +55,9 @@ class Choice:
 def choose(wanted: str, root: Path, gpus: Callable[[], Sequence[GpuSnapshot]]) -> Choice:
     """Choose a set-up.
 
+    Compose that is asked for goes on where no GPU is seen: what counts is whether Docker can give
+    one to a container, and the start asks it.
+
     Args:
         wanted: `local`, `compose` or `auto`.
         root: The project.
@@ -64,6 +71,8 @@ def choose(wanted: str, root: Path, gpus: Callable[[], Sequence[GpuSnapshot]]) -
     missing = next((check for check in compose_checks(root, gpus) if not check.ok), None)
     if missing is None:
         return Choice("compose", "Docker, an NVIDIA GPU and docker-compose.yml are there")
+    if wanted == "compose" and missing.name == GPU:
+        return Choice("compose", "as asked for")
     if wanted == "compose":
         raise SetupError(
             f"The compose set-up cannot run here: {missing.detail}",
@@ -78,8 +87,8 @@ def compose_checks(root: Path, gpus: Callable[[], Sequence[GpuSnapshot]]) -> Ite
         _docker_command,
         _docker_engine,
         _compose_plugin,
-        lambda: _gpu(gpus()),
         lambda: _compose_file(root),
+        lambda: _gpu(gpus()),
     )
     for check in checks:
         result = check()
@@ -122,12 +131,15 @@ def _docker_engine() -> Check:
 def _compose_plugin() -> Check:
     code, text = _docker("compose", "version", "--short")
     version = text.removeprefix("v")
-    if code == 0 and version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 2:
+    match = re.match(r"(\d+)\.(\d+)", version) if code == 0 else None
+    if match is not None and (int(match[1]), int(match[2])) >= COMPOSE_MINIMUM:
         return Check("docker compose", ok=True, detail=f"version {version}")
+    wanted = ".".join(map(str, COMPOSE_MINIMUM))
+    have = f"Docker Compose {version} is too old" if match else "Docker Compose is not installed"
     return Check(
         "docker compose",
         ok=False,
-        detail="Docker Compose version 2 is not installed.",
+        detail=f"{have}: {wanted} or newer is needed.",
         next="Type: sudo apt-get install -y docker-compose-plugin",
     )
 
@@ -135,9 +147,9 @@ def _compose_plugin() -> Check:
 def _gpu(gpus: Sequence[GpuSnapshot]) -> Check:
     if gpus:
         shown = ", ".join(f"{gpu.name} with {gpu.total_mib} MiB" for gpu in gpus)
-        return Check("NVIDIA GPU", ok=True, detail=shown)
+        return Check(GPU, ok=True, detail=shown)
     return Check(
-        "NVIDIA GPU",
+        GPU,
         ok=False,
         detail="no NVIDIA GPU with a driver is there.",
         next="If there is a card, install its driver, then look: nvidia-smi",
@@ -152,15 +164,6 @@ def _compose_file(root: Path) -> Check:
 
 
 def _docker(*arguments: str) -> tuple[int, str]:
-    """Run docker; return its exit status and what it wrote."""
-    try:
-        done = subprocess.run(
-            ["docker", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=DOCKER_ANSWER_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, str(error)
-    return done.returncode, (done.stdout if done.returncode == 0 else done.stderr).strip()
+    """Ask docker; return its exit status and what it wrote."""
+    answer = docker.ask(*arguments, timeout_s=DOCKER_ANSWER_S)
+    return answer.code, answer.out if answer.ok else answer.err

@@ -13,9 +13,11 @@ import typer
 
 from llm_backend.cli.announce import announce, as_json_object
 from llm_backend.cli.bring_up import bring_up
+from llm_backend.cli.compose import Stack, stack_of
 from llm_backend.cli.control import Control, RunRecord, find_gateway
 from llm_backend.cli.download import fetch
 from llm_backend.cli.first_model import first_model
+from llm_backend.cli.log_sources import Log, gateway_log
 from llm_backend.cli.machine import Machine
 from llm_backend.cli.options import AsJson, SetupOption, Yes, complete_model
 from llm_backend.cli.project import Project, open_project
@@ -26,8 +28,7 @@ from llm_backend.cli.take_down import turn
 from llm_backend.cli.terminal import Terminal
 from llm_backend.config import check, refuse
 from llm_backend.config.catalog import ModelSpec
-from llm_backend.errors import LLMBackendError, SetupError
-from llm_backend.runtimes import logfile
+from llm_backend.errors import AlreadyRunning, LLMBackendError, SetupError
 
 FOREGROUND_PATIENCE_S = 10.0
 """How long running requests may finish after the first Ctrl-C; the second ends them."""
@@ -107,17 +108,30 @@ class Start:
                 self._say_already_runs(record)
                 return
             record = self._bring_up(choice.setup)
-        self.terminal.say(f"The gateway runs (process {record.pid}).")
+        self.terminal.say(f"The gateway runs ({record.where}).")
         self._go_on(record, spec)
 
     def _bring_up(self, setup: str) -> RunRecord:
         try:
             with self.terminal.progress("gateway") as report:
+                if setup == "compose":
+                    return Stack(self.project).up(report)
+                self._refuse_beside_containers()
                 return bring_up(self.project, setup, report)
         except KeyboardInterrupt:
             # The engine of an earlier gateway, which this one may have taken over already.
             end_all(self.terminal, self.project, 0)
             raise
+
+    def _refuse_beside_containers(self) -> None:
+        """Refuse a local gateway while an engine in a container may have the device."""
+        stack = stack_of(self.project)
+        running = stack.running() if stack else None
+        if running:
+            raise AlreadyRunning(
+                f"Containers of the compose set-up still run: {', '.join(sorted(running))}.",
+                hint="Type: llm-backend stop",
+            )
 
     def _go_on(self, record: RunRecord, spec: ModelSpec) -> None:
         """Load the model; in the foreground stay until Ctrl-C, and then end everything."""
@@ -159,13 +173,20 @@ class Start:
         return self.project.catalog.find(name) if name else None
 
     def _say_already_runs(self, record: RunRecord) -> None:
+        wanted = self.project.settings.setup
+        if wanted not in {"auto", record.setup}:
+            raise AlreadyRunning(
+                f"A gateway of the set-up {record.setup} runs ({record.where}), and one of the "
+                f"set-up {wanted} is asked for.",
+                hint=f"Type: llm-backend stop, then: llm-backend start --setup {wanted}",
+            )
         with Control(record, self.project.state_dir) as control:
             awake = control.status().get("model")
         if self.terminal.as_json:
             self.terminal.result(as_json_object(record, awake, already=True))
             return
         shown = awake or "no model"
-        self.terminal.say(f"It runs already (process {record.pid}); awake: {shown}.")
+        self.terminal.say(f"It runs already ({record.where}); awake: {shown}.")
         spec = self.project.model(self.model) if self.model else None
         if spec is not None and spec.id != awake:
             self.terminal.say(f"To change the model: llm-backend switch {spec.id}")
@@ -173,26 +194,33 @@ class Start:
 
     def _follow(self, record: RunRecord) -> None:
         self.terminal.say("Ctrl-C stops everything. The gateway's log from here:")
-        asyncio.run(_print_log(self.project, record))
+        log = gateway_log(self.project, record)
+        asyncio.run(_print_log(log, record))
         raise SetupError(
-            f"The gateway (process {record.pid}) has ended.",
-            hint=f"Its log: {self.project.gateway_log}",
-            log_tail=logfile.tail(self.project.gateway_log, 15),
+            f"The gateway ({record.where}) has ended.",
+            hint="Its log: llm-backend logs gateway",
+            log_tail=log.tail(15),
         )
 
 
-async def _print_log(project: Project, record: RunRecord) -> None:
+async def _print_log(log: Log, record: RunRecord) -> None:
     """Print the log of the gateway until it has ended."""
-    printing = asyncio.create_task(_print_lines(project))
+    printing = asyncio.create_task(_print_lines(log))
     try:
-        while record.process is not None:  # noqa: ASYNC110  # its end raises no event here
+        while not _has_ended(record, printing):  # noqa: ASYNC110  # its end raises no event here
             await asyncio.sleep(LOOK_S)
     finally:
         printing.cancel()
+        await asyncio.wait({printing})  # a follower of a container has a process to bury
 
 
-async def _print_lines(project: Project) -> None:
-    async for line in logfile.follow(project.gateway_log, 0):
+def _has_ended(record: RunRecord, printing: asyncio.Task[None]) -> bool:
+    # Docker ends the log of a container with it.
+    return printing.done() if record.in_container else record.process is None
+
+
+async def _print_lines(log: Log) -> None:
+    async for line in log.follow(0):
         print(line, flush=True)
 
 

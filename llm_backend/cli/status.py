@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
 
 from llm_backend.cli.control import Control, RunRecord, require_gateway
+from llm_backend.cli.engine_checks import attention_in_force
 from llm_backend.cli.options import AsJson
 from llm_backend.cli.project import open_project
 from llm_backend.cli.terminal import Terminal, duration, mib
+from llm_backend.engines.vllm_attention import Attention
 from llm_backend.wire import JSONObject
 
 HEADINGS = ("MODEL", "STATE", "RUNNING", "WAITING", "NOTE")
@@ -24,14 +28,29 @@ def status(as_json: AsJson = False) -> None:
     record = require_gateway(project.state_dir)
     with Control(record, project.state_dir) as control:
         health, state = control.health(), control.status()
+        attention = attention_in_force(project, control, state.get("model"))
     if as_json:
-        terminal.result({"running": True, "url": record.url, "health": health, "status": state})
+        terminal.result(
+            {
+                "running": True,
+                "url": record.url,
+                "health": health,
+                "status": state,
+                "attention": attention and asdict(attention),
+            }
+        )
     else:
-        _show(terminal, record, health, state)
+        _show(terminal, record, health, state, attention)
     raise typer.Exit(0 if health.get("status") == "ok" else 1)
 
 
-def _show(terminal: Terminal, record: RunRecord, health: JSONObject, state: JSONObject) -> None:
+def _show(
+    terminal: Terminal,
+    record: RunRecord,
+    health: JSONObject,
+    state: JSONObject,
+    attention: Attention | None,
+) -> None:
     style = "green" if health.get("status") == "ok" else "yellow"
     terminal.say(f"Health   {health.get('status')}", style=style)
     for name, text in (
@@ -40,6 +59,7 @@ def _show(terminal: Terminal, record: RunRecord, health: JSONObject, state: JSON
         ("Switch", _switch(state.get("switch"))),
         ("Queue", _queue(state.get("queue", {}))),
         ("Cache", _cache(health.get("cache", {}))),
+        ("Backends", f"attention: {attention}" if attention else ""),
         *((f"{name}", _device(device)) for name, device in health.get("devices", {}).items()),
     ):
         if text:
@@ -51,7 +71,7 @@ def _show(terminal: Terminal, record: RunRecord, health: JSONObject, state: JSON
 def _gateway(record: RunRecord, state: JSONObject) -> str:
     up = duration(state.get("uptime_s", 0))
     what = f"version {record.version}, set-up {record.setup}"
-    return f"{record.url}, {what}, up {up}, process {record.pid}"
+    return f"{record.url}, {what}, up {up}, {record.where}"
 
 
 def _switch(switch: JSONObject | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -25,15 +26,15 @@ def stop(
 ) -> None:
     """End the gateway and every engine.
 
-    Leaves no process, port or lock, and works as well where the gateway has died and left an
-    engine. Ctrl-C while it waits: don't wait any longer.
+    Leaves no process, container, port or lock, and works as well where the gateway has died and
+    left an engine. Ctrl-C while it waits: don't wait any longer.
     """
     terminal = Terminal(as_json=as_json)
     project = open_project()
     with turn(project.state_dir):
         ended = end_all(terminal, project, patience)
     if as_json:
-        terminal.result({"gateway": ended.gateway, "models": ended.models, "forced": ended.forced})
+        terminal.result(asdict(ended))
 
 
 def end_all(terminal: Terminal, project: Project, patience_s: float) -> Ended:
@@ -50,4 +51,6 @@ def _sentences(ended: Ended) -> list[str]:
     if ended.gateway is not None:
         how = "Killed" if ended.forced else "Stopped"
         lines.append(f"{how} the gateway (process {ended.gateway}).")
+    if ended.services:
+        lines.append(f"Stopped the containers: {', '.join(ended.services)}.")
     return lines or ["Nothing runs."]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from llm_backend.cli.compose import catalog_containers, stack_of
 from llm_backend.cli.control import Control, RunRecord, find_gateway
 from llm_backend.cli.project import Project
 from llm_backend.cli.terminal import Report
@@ -37,14 +38,16 @@ class Ended:
     """What was ended.
 
     Attributes:
-        gateway: The process id of the gateway; None where none ran.
+        gateway: The process id of the gateway; None where none ran, or it was in a container.
         models: Those whose engines were ended.
         forced: Whether the gateway had to be killed.
+        services: Those of docker-compose.yml that ran.
     """
 
     gateway: int | None = None
     models: list[str] = field(default_factory=list)
     forced: bool = False
+    services: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -91,7 +94,7 @@ def take_down(project: Project, patience_s: float, report: Report) -> Ended:
     ended = Ended()
     record = find_gateway(project.state_dir)
     if record is not None:
-        ended.gateway = record.pid
+        ended.gateway = None if record.in_container else record.pid
         try:
             report("unloading")
             ended.models = _unload(project, record, patience_s)
@@ -102,9 +105,20 @@ def take_down(project: Project, patience_s: float, report: Report) -> Ended:
     report("ending what engines are left")
     with _undisturbed():
         ended.models += [model for model in sweep(project) if model not in ended.models]
+        _take_down_containers(project, ended, report)
     # A gateway that was killed could not take its record back.
     (project.state_dir / "gateway.json").unlink(missing_ok=True)
     return ended
+
+
+def _take_down_containers(project: Project, ended: Ended, report: Report) -> None:
+    stack = stack_of(project)
+    if stack is None:
+        return
+    ran = stack.down(report)
+    engines = dict(catalog_containers(project))
+    ended.models += [engines[name] for name in ran if name in engines]
+    ended.services = [name for name in ran if name not in engines]
 
 
 def _unload(project: Project, record: RunRecord, patience_s: float) -> list[str]:

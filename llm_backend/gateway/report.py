@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from llm_backend import __version__
-from llm_backend.config.catalog import ModelSpec
+from llm_backend.config.catalog import ModelSpec, VllmEngine
 from llm_backend.config.settings import Settings
 from llm_backend.gateway.cache import ResponseCache
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gpu.base import GpuProbe
+from llm_backend.runtimes.base import Engine
 from llm_backend.switching.entry import Entry
 from llm_backend.switching.estimates import remaining_s
 from llm_backend.switching.states import SERVING, State
@@ -110,6 +111,11 @@ class Reporter:
             "quantization": spec.quantization,
         }
 
+    def scrape_targets(self) -> list[JSON]:
+        """Return what `GET /metrics/engines` shows."""
+        keepers = map(self.switcher.keeper, self.switcher.awake())
+        return targets((k.launch.spec, k.engine) for k in keepers if k.engine is not None)
+
     def active(self) -> ModelSpec | None:
         """Return the awake model that was used last."""
         awake = self.switcher.awake()
@@ -197,6 +203,15 @@ class Reporter:
             for name, r in readings.items()
             if r is not None
         }
+
+
+def targets(running: Iterable[tuple[ModelSpec, Engine]]) -> list[JSON]:
+    """Return the engines in containers as targets of Prometheus; it reaches no others."""
+    return [
+        {"targets": [f"{engine.host}:{engine.port}"], "labels": {"model": spec.id}}
+        for spec, engine in running
+        if isinstance(spec.engine, VllmEngine) and engine.handle == spec.engine.container
+    ]
 
 
 def _moves(entry: Entry) -> bool:

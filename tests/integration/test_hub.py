@@ -99,6 +99,26 @@ def test_a_disk_that_becomes_full_is_said_and_costs_nothing(hub: ModelHub, tmp_p
     assert "try again: what came in is kept" in result.stderr
 
 
+def test_a_container_finds_a_whole_repository_by_its_name_offline(
+    hub: ModelHub, tmp_path: Path
+) -> None:
+    """As vLLM looks for `model: org/name` with HF_HUB_OFFLINE=1 and HF_HOME at the store."""
+    store = Store(tmp_path / "models")
+    path = fetch(HubWeights(source="hub", repo="org/name"), store, endpoint=hub.url)
+    script = "from huggingface_hub import snapshot_download; print(snapshot_download('org/name'))"
+
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"HF_HOME": str(store.models_dir), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert found.stdout.strip() == str(path)
+    assert (path / "model.gguf").read_bytes() == CONTENT
+
+
 def test_other_tools_find_the_weights_in_the_cache(hub: ModelHub, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     path = fetch(WEIGHTS, store, endpoint=hub.url)

@@ -40,3 +40,9 @@ async def ready(service: Service) -> JSONResponse:
 async def metrics(service: Service) -> Response:
     """All series in Prometheus text format."""
     return Response(service.metrics.render(), media_type="text/plain; version=1.0.0; charset=utf-8")
+
+
+@router.get("/metrics/engines")
+async def engines(service: Service) -> JSONResponse:
+    """The containers of the engines that are awake, as Prometheus discovers targets by HTTP."""
+    return JSONResponse(service.reporter.scrape_targets())

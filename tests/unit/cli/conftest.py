@@ -3,12 +3,14 @@
 root: a project of its own, with a small catalog and its state beside it.
 command: runs `llm-backend` in this process on that project.
 gateway: a stand-in for the running gateway, found by its run record.
+fake_docker: a stand-in for the docker program, alone on the PATH.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import yaml
 
 from llm_backend.cli.main import run
 from llm_backend.cli.project import Project, open_project
+from tests.unit.cli.fake_docker import FakeDocker
 from tests.unit.cli.stand_in import StandIn, standing_in
 
 MODELS: dict[str, Any] = {
@@ -121,3 +124,13 @@ def command(root: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 def gateway(project: Project) -> Iterator[StandIn]:
     with standing_in(project.state_dir) as stand_in:
         yield stand_in
+
+
+@pytest.fixture
+def fake_docker(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    """Docker as a stand-in, and ports that are surely free."""
+    (project.root / "docker-compose.yml").touch()
+    for name in ("GATEWAY", "PROMETHEUS", "GRAFANA", "QWEN_VL", "QWEN_14B", "QWEN_CODER"):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            monkeypatch.setenv(f"{name}_PORT", str(free.getsockname()[1]))
+    return FakeDocker(tmp_path / "bin")

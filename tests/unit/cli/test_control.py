@@ -157,3 +157,29 @@ def test_a_gateway_that_takes_too_long_is_given_up(gateway: StandIn, project: Pr
 
 def control_of(project: Project) -> Control:
     return Control(require_gateway(project.state_dir), project.state_dir)
+
+
+def test_a_gateway_in_a_container_is_there_as_long_as_it_answers(
+    gateway: StandIn, project: Project
+) -> None:
+    """Its process id means nothing here: it counts inside its container."""
+    write_record(project.state_dir, setup="compose", pid=7, create_time=0, url=gateway.url)
+
+    record = require_gateway(project.state_dir)
+
+    assert (record.process, record.where) == (None, "its container")
+    gateway.answers["GET", "/health/live"] = (503, {})
+    assert find_gateway(project.state_dir) is None
+    write_record(project.state_dir, setup="compose", url="http://127.0.0.1:1")
+    assert find_gateway(project.state_dir) is None
+
+
+def test_the_log_of_an_engine_is_asked_for_with_the_admin_key(
+    gateway: StandIn, project: Project
+) -> None:
+    gateway.answers["GET", "/logs/a/b?lines=3"] = (200, "one\ntwo\n")
+
+    with control_of(project) as control:
+        assert control.log("a/b", 3) == ["one", "two"]
+
+    assert gateway.received[-1].key == KEY

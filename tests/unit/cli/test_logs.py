@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_backend.cli import logs as module
-from llm_backend.cli.logs import log_files
+from llm_backend.cli.logs import find_logs
 from llm_backend.cli.project import Project
 from tests.unit.cli.conftest import Command
 
@@ -50,7 +50,7 @@ def test_all_logs_say_whose_each_line_is(command: Command, written: Project) -> 
         ("gateway", "There is no log of the gateway yet, at {logs}/gateway.log."),
         ("all", "There is no log of the gateway yet, at {logs}/gateway.log."),
         ("tiny", "There is no log of tiny yet, at {logs}/tiny.log."),
-        ("redis", "There is no log of Redis: this set-up keeps cached answers in the"),
+        ("redis", "There is no log of redis: in this set-up it does not run."),
         ("nope", "The catalog has no model 'nope'; it has tiny, absent, huge, boxed."),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_log_that_is_not_there_is_said(
 async def test_following_prints_what_comes(
     written: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    files = log_files(written, "all")
+    files = find_logs(written, "all")
     following = asyncio.create_task(module._follow(files, 1))
     seen = ""
     async with asyncio.timeout(30):

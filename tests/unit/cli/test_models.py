@@ -55,8 +55,10 @@ def test_a_gateway_that_does_not_answer_is_no_obstacle(project: Project) -> None
     assert residencies(project) == {}
 
 
-@pytest.mark.parametrize(("runs", "setup"), [("compose", "compose"), ("local", "local")])
-def test_the_setup_is_that_of_the_running_gateway(project: Project, runs: str, setup: str) -> None:
-    write_record(project.state_dir, setup=runs)
+@pytest.mark.parametrize("setup", ["compose", "local"])
+def test_the_setup_is_that_of_the_running_gateway(
+    project: Project, gateway: StandIn, setup: str
+) -> None:
+    write_record(project.state_dir, url=gateway.url, setup=setup)
 
     assert present_setup(project, Machine(project)).setup == setup

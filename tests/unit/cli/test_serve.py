@@ -9,13 +9,6 @@ import pytest
 from tests.unit.cli.conftest import Command
 
 
-def test_compose_that_cannot_run_is_refused(command: Command) -> None:
-    result = command("serve", "--setup", "compose")
-
-    assert result.code == 1
-    assert result.err.startswith("Error: The compose set-up cannot run here: the docker command")
-
-
 def test_an_address_for_everybody_needs_a_key(command: Command) -> None:
     result = command("serve", "--host", "0.0.0.0")
 

@@ -79,29 +79,45 @@ def test_a_docker_that_hangs_is_given_up(
     assert "the Docker engine does not answer." in missing(root, [])
 
 
-@pytest.mark.parametrize("compose", [OLD, "echo 1.29.2", "echo nonsense"])
-def test_then_compose_of_version_2(root: Path, tools: Path, compose: str) -> None:
+@pytest.mark.parametrize(
+    ("compose", "what"),
+    [
+        (OLD, "Docker Compose is not installed"),
+        ("echo nonsense", "Docker Compose is not installed"),
+        ("echo 1.29.2", "Docker Compose 1.29.2 is too old"),
+        ("echo v2.23.3", "Docker Compose 2.23.3 is too old"),
+    ],
+)
+def test_then_compose(root: Path, tools: Path, compose: str, what: str) -> None:
     install_docker(tools, compose=compose)
 
     text = missing(root, [])
 
-    assert "Docker Compose version 2 is not installed." in text
+    assert f"{what}: 2.24 or newer is needed." in text
     assert "sudo apt-get install -y docker-compose-plugin" in text
-
-
-def test_then_the_gpu(root: Path, tools: Path) -> None:
-    install_docker(tools)
-
-    text = missing(root, [])
-
-    assert "no NVIDIA GPU with a driver is there." in text
-    assert "nvidia-smi" in text
 
 
 def test_then_the_compose_file(root: Path, tools: Path) -> None:
     install_docker(tools)
 
     assert f"there is no {root}/docker-compose.yml." in missing(root, [CARD])
+
+
+def test_without_a_gpu_auto_is_local(root: Path, tools: Path) -> None:
+    install_docker(tools)
+    (root / "docker-compose.yml").touch()
+
+    choice = choose("auto", root, list)
+
+    assert choice.setup == "local"
+    assert choice.reason == "compose cannot run here: no NVIDIA GPU with a driver is there."
+
+
+def test_compose_that_is_asked_for_leaves_the_gpu_to_docker(root: Path, tools: Path) -> None:
+    install_docker(tools)
+    (root / "docker-compose.yml").touch()
+
+    assert choose("compose", root, list).setup == "compose"
 
 
 def test_with_everything_there_auto_is_compose(root: Path, tools: Path) -> None:
@@ -115,8 +131,8 @@ def test_with_everything_there_auto_is_compose(root: Path, tools: Path) -> None:
         str(tools / "docker"),
         "version 29.1.0",
         "version 2.40.1",
-        "NVIDIA GeForce RTX 5080 with 16303 MiB",
         str(root / "docker-compose.yml"),
+        "NVIDIA GeForce RTX 5080 with 16303 MiB",
     ]
 
 

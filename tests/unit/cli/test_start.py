@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_backend.cli.compose_env import ComposeEnv
 from llm_backend.cli.control import require_gateway
 from llm_backend.cli.project import Project
 from llm_backend.cli.start import Start
@@ -15,7 +16,8 @@ from llm_backend.cli.terminal import Terminal
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.errors import EngineStartFailed
 from tests.unit.cli.conftest import MODELS, Command, write_catalog
-from tests.unit.cli.stand_in import STATUS, StandIn
+from tests.unit.cli.fake_docker import WELL, FakeDocker, listing
+from tests.unit.cli.stand_in import STATUS, StandIn, write_record
 
 
 def test_where_it_runs_already_it_says_so_and_prints_the_urls(
@@ -171,3 +173,74 @@ def test_where_nothing_can_run_the_doctor_is_next(command: Command, root: Path) 
 
     assert result.code == 1
     assert result.err.endswith("See why: llm-backend doctor\n")
+
+
+class TestCompose:
+    """Starts of the compose set-up up to Docker; beyond it: tests/e2e."""
+
+    @pytest.mark.usefixtures("gateway", "fake_docker")
+    def test_another_set_up_that_runs_is_not_taken_for_this_one(self, command: Command) -> None:
+        result = command("start", "--setup", "compose", "--yes", "--detach")
+
+        assert result.code == 75
+        assert result.err == (
+            f"Error: A gateway of the set-up local runs (process {os.getpid()}), and one of the "
+            "set-up compose is asked for.\n"
+            "Type: llm-backend stop, then: llm-backend start --setup compose\n"
+        )
+
+    @pytest.mark.usefixtures("fake_docker")
+    def test_one_that_runs_is_left_as_it_is(
+        self, command: Command, project: Project, gateway: StandIn
+    ) -> None:
+        write_record(project.state_dir, url=gateway.url, setup="compose")
+
+        result = command("start", "--setup", "compose", "--yes", "--detach")
+
+        assert result.code == 0
+        assert result.out.startswith("It runs already (its container); awake: tiny.\n")
+        assert "(Prometheus)" in result.out
+        assert f"(Grafana: admin, {project.state_dir / 'compose.env'})" in result.out
+
+    def test_a_model_is_loaded_once_the_containers_are_up(
+        self, command: Command, project: Project, gateway: StandIn, fake_docker: FakeDocker
+    ) -> None:
+        """The record appears while compose brings the gateway up, as a real one makes it."""
+        write_record(project.state_dir, url=gateway.url, setup="compose")
+        record = project.state_dir / "gateway.json"
+        fake_docker.makes(record, record.read_text(), after="up")
+        record.unlink()
+
+        result = command("start", "--setup", "compose", "--model", "boxed", "--detach")
+
+        assert result.code == 0, result.err
+        assert "The gateway runs (its container)." in result.out
+        assert gateway.received[-1].body == {"model": "boxed"}
+        assert fake_docker.asked("down") == []
+
+    def test_a_local_gateway_does_not_start_beside_containers(
+        self, command: Command, project: Project, fake_docker: FakeDocker
+    ) -> None:
+        ComposeEnv(project).prepare([])
+        fake_docker.answers("ps --all", 0, listing(WELL))
+
+        result = command("start", "--setup", "local", "--yes", "--detach")
+
+        assert result.code == 75
+        assert "Containers of the compose set-up still run: gateway, redis." in result.err
+        assert result.err.endswith("Type: llm-backend stop\n")
+        assert not project.gateway_log.exists()
+
+    def test_nothing_is_left_where_it_fails(
+        self, command: Command, fake_docker: FakeDocker
+    ) -> None:
+        fake_docker.answers("engines create", 1, "", "no space left on device")
+
+        result = command("start", "--setup", "compose", "--model", "boxed", "--detach")
+
+        assert result.code == 1
+        assert (
+            "Error: The engines' containers cannot be made: no space left on device." in result.err
+        )
+        assert "Traceback" not in result.err
+        assert len(fake_docker.asked("down")) == 1

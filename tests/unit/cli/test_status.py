@@ -74,6 +74,7 @@ def test_programs_get_both_bodies(command: Command, gateway: StandIn) -> None:
         "url": gateway.url,
         "health": HEALTH,
         "status": STATUS,
+        "attention": None,
     }
 
 
@@ -87,3 +88,34 @@ def test_without_a_gateway_it_says_what_to_type(command: Command, options: tuple
         assert result.json["error"]["hint"] == "Type: llm-backend start"
     else:
         assert result.err == "Error: The gateway does not run.\nType: llm-backend start\n"
+
+
+LOG = """INFO [cuda.py:506] Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].
+INFO [cuda.py:547] Using backend AttentionBackendEnum.TORCH_SDPA for vit attention
+"""
+
+
+def test_the_attention_in_force_is_read_out_of_the_engines_log(
+    command: Command, gateway: StandIn
+) -> None:
+    gateway.answers["GET", "/status"] = (200, STATUS | {"model": "boxed"})
+    gateway.answers["GET", "/logs/boxed?lines=10000"] = (200, LOG)
+
+    assert (
+        "Backends attention: FLASH_ATTN for text, TORCH_SDPA for images\n" in command("status").out
+    )
+    assert command("status", "--json").json["attention"] == {
+        "decoder": "FLASH_ATTN",
+        "images": "TORCH_SDPA",
+    }
+
+
+def test_a_log_that_tells_nothing_or_is_not_there_is_no_failure(
+    command: Command, gateway: StandIn
+) -> None:
+    gateway.answers["GET", "/status"] = (200, STATUS | {"model": "boxed"})
+    gateway.answers["GET", "/logs/boxed?lines=10000"] = (200, "INFO nothing\n")
+    assert "Backends" not in command("status").out
+
+    gateway.refuse("GET", "/logs/boxed?lines=10000", 401, "invalid_api_key", "No.")
+    assert command("status").code == 0
