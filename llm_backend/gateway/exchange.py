@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,8 +59,10 @@ class Exchange:
 
     __slots__ = (
         "_connection",
+        "_is_client_gone",
         "_receive",
         "_send",
+        "_task",
         "dialect",
         "extra",
         "finished",
@@ -120,9 +122,37 @@ class Exchange:
             )
         return message
 
-    def client_watched(self) -> ClientWatch:
+    def client_watched(self) -> Self:
         """Break a `with` block off with ClientGone as soon as the client closes the connection."""
-        return ClientWatch(self, self._connection)
+        return self
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("requests run in tasks")
+        if self._connection.is_lost:
+            raise ClientGone
+        self._task, self._is_client_gone = task, False
+        self._connection.on_lost = self._lost
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._connection.on_lost == self._lost:  # else the next request's
+            self._connection.on_lost = None
+        # Only our own cancellation is taken back; one from outside goes on.
+        if kind is asyncio.CancelledError and self._is_client_gone and self._task.uncancel() == 0:
+            raise ClientGone from None
+
+    def _lost(self) -> None:
+        # Behind a whole answer the end of the connection is nobody's loss.
+        if not self.finished:
+            self._is_client_gone = True
+            self._task.cancel()
 
     async def start(self, status: int, content_type: bytes, length: int | None = None) -> None:
         """Send the head of the answer."""
@@ -189,48 +219,3 @@ class Exchange:
         self.extra.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         body = encode(error_object(error, self.dialect))
         await self.answer(error.status, b"application/json", body)
-
-
-class ClientWatch:
-    """Cancels the task of a request when its client leaves, and turns that into ClientGone.
-
-    Args:
-        exchange: The request.
-        connection: Where it came from.
-    """
-
-    __slots__ = ("_connection", "_exchange", "_gone", "_task")
-
-    _task: asyncio.Task[object]
-
-    def __init__(self, exchange: Exchange, connection: Connection) -> None:
-        self._exchange = exchange
-        self._connection = connection
-        self._gone = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("requests run in tasks")
-        if self._connection.is_lost:
-            raise ClientGone
-        self._task = task
-        self._connection.on_lost = self._lost
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._connection.on_lost == self._lost:  # else the next request's
-            self._connection.on_lost = None
-        # Only our own cancellation is taken back; one from outside goes on.
-        if kind is asyncio.CancelledError and self._gone and self._task.uncancel() == 0:
-            raise ClientGone from None
-
-    def _lost(self) -> None:
-        # Behind a whole answer the end of the connection is nobody's loss.
-        if not self._exchange.finished:
-            self._gone = True
-            self._task.cancel()

@@ -69,17 +69,32 @@ class Relay:
             raise self._too_long(call) from None
         with response:
             call.record.first_byte_s = round(loop.time() - began, 6)
+            if response.ended:  # all of it is here, nothing can cut it any more
+                return await self._pass_on(exchange, call, response, keep=keep)
             lease.on_revoke(response.abort)
             deadline = loop.call_at(began + self.request_s, self._end, call, response)
             try:
-                if response.status != 200:
-                    raise error_from(response.status, await response.read(ERROR_LIMIT))
-                kind = call.endpoint.stream if call.stream else None
-                if kind and response.content_type == b"text/event-stream":
-                    return await self._pass_stream(exchange, call, kind, response, keep=keep)
-                return await self._pass_whole(exchange, call, response, keep=keep)
+                return await self._pass_on(exchange, call, response, keep=keep)
             finally:
                 deadline.cancel()
+
+    async def _pass_on(
+        self, exchange: Exchange, call: Call, response: Response, *, keep: bool
+    ) -> StoredAnswer | None:
+        if response.status != 200:
+            raise error_from(response.status, await response.read(ERROR_LIMIT))
+        kind = call.endpoint.stream if call.stream else None
+        if kind and response.content_type == b"text/event-stream":
+            return await self._pass_stream(exchange, call, kind, response, keep=keep)
+        body = await response.read(ANSWER_LIMIT)
+        answer = _decoded(body) if len(body) <= LARGE else await asyncio.to_thread(_decoded, body)
+        if sse.aborted(answer):
+            raise EngineGone(f"The engine of {call.spec.id} broke the answer off.")
+        call.record.note_usage(answer.get("usage"))
+        if exchange.status is not None:
+            raise EngineBroke(f"The engine of {call.spec.id} did not stream.")
+        await exchange.answer(200, JSON, body)
+        return StoredAnswer(call.spec.id, JSON, body) if keep else None
 
     def _end(self, call: Call, response: Response) -> None:
         response.abort(self._too_long(call))
@@ -105,19 +120,6 @@ class Relay:
             idle_timeout_s=self.idle_s,
             tls=engine.tls,
         )
-
-    async def _pass_whole(
-        self, exchange: Exchange, call: Call, response: Response, *, keep: bool
-    ) -> StoredAnswer | None:
-        body = await response.read(ANSWER_LIMIT)
-        answer = _decoded(body) if len(body) <= LARGE else await asyncio.to_thread(_decoded, body)
-        if sse.aborted(answer):
-            raise EngineGone(f"The engine of {call.spec.id} broke the answer off.")
-        call.record.note_usage(answer.get("usage"))
-        if exchange.status is not None:
-            raise EngineBroke(f"The engine of {call.spec.id} did not stream.")
-        await exchange.answer(200, JSON, body)
-        return StoredAnswer(call.spec.id, JSON, body) if keep else None
 
     async def _pass_stream(
         self,
