@@ -16,7 +16,7 @@ PROSE := llm_backend tests bench docs scripts config requirements/*.in .ci Makef
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: check lint style types contracts shell spelling test unit contract integration vllm docker \
+.PHONY: check lint style types contracts shell images spelling test unit contract integration vllm docker \
   fmt lock upgrade schema vllm-cpu help
 
 check: lint test ## all checks and tests that this machine can run
@@ -24,7 +24,7 @@ check: lint test ## all checks and tests that this machine can run
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-lint: style types contracts shell spelling ## every check that runs no test
+lint: style types contracts shell images spelling ## every check that runs no test
 
 style:
 	@$(STEP) "ruff check" 1 $(BIN)/ruff check .
@@ -38,6 +38,9 @@ contracts:
 
 shell:
 	@$(STEP) shellcheck 1 $(or $(wildcard $(BIN)/shellcheck),shellcheck) --external-sources $(SHELL_FILES)
+
+images:
+	@$(STEP) hadolint 1 $(or $(wildcard $(BIN)/hadolint),hadolint) Dockerfile
 
 spelling:
 	@$(STEP) codespell 1 $(BIN)/codespell $(wildcard $(PROSE))

