@@ -67,7 +67,7 @@ endif
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
-	  $(STEP) Docker 12 $(PYTEST) -m docker tests/contract tests/e2e; \
+	  $(STEP) Docker 18 $(PYTEST) -m docker tests/contract tests/e2e; \
 	elif [[ "$(CI)" == @(true|1) ]]; then \
 	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
 	else \

@@ -22,7 +22,7 @@ from llm_backend.errors import AlreadyRunning
 from llm_backend.runtimes.locks import engine_lock, is_held
 from llm_backend.runtimes.process import ProcessRuntime
 from llm_backend.testing.fake_engine import command
-from tests.harness import eventually
+from tests.harness import REPOSITORY, eventually
 from tests.unit.cli.stand_in import StandIn, write_record
 
 STUBBORN = """
@@ -94,7 +94,8 @@ def engine(project: Project) -> Iterator[psutil.Process]:
     async def start() -> int:
         runtime = ProcessRuntime(project.state_dir, project.lock_dir)
         argv = command("--served-model-name", "tiny", "--grandchild")
-        started = await runtime.start(LaunchPlan("tiny", "cpu", "tiny", argv=argv, stop_s=5))
+        plan = LaunchPlan("tiny", "cpu", "tiny", argv=argv, cwd=str(REPOSITORY), stop_s=5)
+        started = await runtime.start(plan)
         await runtime.close()
         return int(started.handle)
 
@@ -120,7 +121,10 @@ def test_engines_that_a_dead_gateway_left_are_ended(
 
 
 def lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it was buried between the two
+        return False
 
 
 def test_where_nothing_ever_ran_nothing_is_found(project: Project) -> None:
