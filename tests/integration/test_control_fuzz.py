@@ -20,7 +20,7 @@ from tests.integration.gateways import at_rest, recorder, shared_gateway
 
 pytestmark = pytest.mark.engine
 
-BUDGET_S = int(os.environ.get("FUZZ_S", "60" if os.environ.get("CI") else "15"))
+BUDGET_S = int(os.environ.get("FUZZ_S", "40" if os.environ.get("CI") else "15"))
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 
