@@ -222,11 +222,12 @@ class DockerRuntime:
         """Take over what runs under a name, or end it."""
         async with self._guard.turn(name):
             container = await self._guard.inspect(name)
-            if container is not None and plan is not None and record is not None:
-                adopted = await self._adopt(container, plan, record)
-                if adopted is not None:
-                    return adopted
-            grace_s = min(each.stop_s for each in (plan, record) if each is not None)
+            if container is None or record is None or record.started != container.instance:
+                grace_s = 0.0  # it is nobody's, and may run beside an engine
+            elif plan and (adopted := await self._adopt(container, plan, record)):
+                return adopted
+            else:
+                grace_s = min(each.stop_s for each in (plan, record) if each is not None)
             self._guard.compare(name, await self._guard.end(name, grace_s))
         if plan is None and record is not None:
             await asyncio.to_thread(self._records.forget, record.model)

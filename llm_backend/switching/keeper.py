@@ -26,7 +26,7 @@ Other = TypeVar("Other")
 
 TAIL_LINES = 15
 WARM_UP_S = 120.0
-FIRST_POLL_S, LONGEST_POLL_S = 0.05, 0.5
+FIRST_POLL_S, LONGEST_POLL_S = 0.05, 0.2
 LONGEST_STOP_PAUSE_S = 30.0
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,8 @@ the project's fake engine. An option that vLLM 0.32 does not have is refused as 
 Where /standin is mounted, what happens is written to /standin/NAME.jsonl (NAME is the served model
 name), and /standin/NAME.flags holds more flags of the fake engine, read at each start: that is how a
 test makes a container misbehave that it cannot create anew. Two are this program's own:
-`--fill-mib N` takes memory before it loads, `--log-line TEXT` writes a line.
+`--fill-mib N` takes memory before it loads, `--log-line TEXT` writes a line. On SIGUSR1 it takes
+more memory than any test gives to a container.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from llm_backend.testing import fake_engine
 
 HERE = Path(__file__).parent
 FAULTS = Path("/standin")
+TOO_MUCH_MIB = 1024
 BACKENDS = "['FLASH_ATTN', 'FLASHINFER', 'TRITON_ATTN', 'FLEX_ATTENTION']"
 
 
@@ -85,6 +88,10 @@ def faults_of(model: str) -> list[str]:
 class Engine(fake_engine.FakeEngine):
     """The fake engine, with vLLM's metrics."""
 
+    async def serve(self, listener: socket.socket) -> int:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, fill, TOO_MUCH_MIB)
+        return await super().serve(listener)
+
     def _metrics(self) -> str:
         """Return a page that vLLM 0.32 once gave, its counters grown with the requests served."""
         own = dict(line.rsplit(" ", 1) for line in super()._metrics().splitlines())
@@ -102,6 +109,11 @@ class Engine(fake_engine.FakeEngine):
         ):
             return f"{series} {float(value) * self._requests}"
         return line
+
+
+def fill(mib: int) -> list[bytes]:
+    """Take memory; return what has to be kept for that."""
+    return [b"x" * 2**20 for _ in range(mib)]
 
 
 def announce(options: dict[str, Any]) -> None:
@@ -138,7 +150,7 @@ def main() -> None:
     announce(options)
     for line in wanted.log_line:
         fake_engine.log(line)
-    ballast = [b"x" * 2**20 for _ in range(wanted.fill_mib)]
+    ballast = fill(wanted.fill_mib)
     # As vLLM does, it takes the port at once and listens when it has loaded.
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
