@@ -29,7 +29,6 @@ from tests.integration.hostile import (
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
 
 HEAD_S, BODY_S, ROOM_S = 2, 2, 8
-SCRAPE_S, SCRAPE_ROOM_S = 0.05, 0.45
 MIB = 1024 * 1024
 
 
@@ -243,44 +242,6 @@ async def test_a_good_request_keeps_its_answer_whatever_follows(
         answers = await connection.answers()
     assert is_for(answers[0], 1)
     assert all(answer.status in {400, 408} for answer in answers[1:])
-
-
-async def test_invented_names_keys_and_paths_leave_nothing(home: GatewayHome) -> None:
-    assert home.process is not None
-    gateway = psutil.Process(home.process.pid)
-
-    async def invent(numbers: range) -> None:
-        async with talk(home) as connection:
-            for some in batches(numbers, 16):
-                await connection.send(b"".join(map(invented, some)))
-                for _ in some:
-                    assert (await connection.answer()).status == 404
-
-    async def storm(numbers: range) -> None:
-        async with asyncio.timeout(4 * PATIENCE_S), asyncio.TaskGroup() as group:
-            for first in range(4):
-                group.create_task(invent(numbers[first::4]))
-
-    await storm(range(10**6, 10**6 + 2000))
-    before, series = gateway.memory_info().rss, home.get("/metrics").text.count("\n")
-    await storm(range(20_000))
-
-    began = time.monotonic()
-    assert home.get("/metrics").text.count("\n") == series
-    assert time.monotonic() - began < SCRAPE_S + SCRAPE_ROOM_S
-    assert gateway.memory_info().rss - before < 16 * MIB
-
-
-def batches(numbers: range, size: int) -> Iterator[range]:
-    return (numbers[start : start + size] for start in range(0, len(numbers), size))
-
-
-def invented(number: int) -> bytes:
-    """A request with a key, and a model or a path, that there was never before."""
-    key = f"authorization: Bearer key-{number}"
-    if number % 2:
-        return json_post(b'{"model": "model-%d"}' % number, CHAT, key)
-    return f"GET /path-{number} HTTP/1.1\r\nhost: localhost\r\n{key}\r\n\r\n".encode()
 
 
 async def test_long_bodies_are_held_once(home: GatewayHome) -> None:
