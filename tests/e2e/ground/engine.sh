@@ -13,7 +13,7 @@ here=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 answers() { docker version >/dev/null 2>&1; }
 
 # is_running: whether the process that the pid file names is an engine.
-is_running() { [[ -e $PID && $(ps -o comm= -p "$(<"$PID")") == dockerd ]]; }
+is_running() { [[ -e $PID && $(cat "/proc/$(<"$PID")/comm" 2>/dev/null) == dockerd ]]; }
 
 # within_30_s COMMAND...: whether it succeeds in time.
 within_30_s() {

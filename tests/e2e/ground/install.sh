@@ -7,7 +7,7 @@ set -euo pipefail
 # shellcheck source=tests/e2e/ground/sources.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/sources.sh"
 
-readonly COMPOSE_MINIMUM=2.20
+readonly COMPOSE_MINIMUM=2.24
 
 # has_docker: whether an engine is installed, and a Compose that is new enough.
 has_docker() {
