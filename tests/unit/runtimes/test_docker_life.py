@@ -43,7 +43,7 @@ async def test_it_ends_when_docker_says_so_and_not_before() -> None:
     assert one.ended.result().code == 3
 
 
-@pytest.mark.parametrize("now", [None, AGAIN, replace(RUNS, ident="abd")])
+@pytest.mark.parametrize("now", [None, AGAIN, replace(RUNS, ident="abe")])
 async def test_what_docker_forgot_its_events_have_told(now: Container | None) -> None:
     one = life()
     one.notice(event("oom", 1))

@@ -65,7 +65,7 @@ def test_events_of_an_earlier_start_are_told_apart() -> None:
     instance, began = f"abc:{STARTED}", seconds(STARTED)
     assert event("die", began + 1, exitCode="137").is_about(instance)
     assert not event("oom", began - 1).is_about(instance)
-    assert not event("oom", began + 1, ident="abd").is_about(instance)
+    assert not event("oom", began + 1, ident="abe").is_about(instance)
     assert event("die", began, exitCode="137").code == 137
     assert event("start", began).code is None
 
