@@ -58,8 +58,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send)
-        exchange.name(self._ids.of(exchange.headers))
+        exchange = Exchange(scope, receive, send, self._ids.of)
         try:
             await self._served(scope, receive, send, exchange)
         except LLMBackendError as error:

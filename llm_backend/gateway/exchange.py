@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,6 +17,7 @@ CONNECTION = "llm_backend.connection"
 """Under which the extensions of a scope have the connection that the request came on."""
 
 Headers = list[tuple[bytes, bytes]]
+Fields = Mapping[bytes, bytes]
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
@@ -47,6 +48,12 @@ class Connection(Protocol):
 class Exchange:
     """Reads one request and writes its answer.
 
+    Args:
+        scope: Of the request.
+        receive: Reads its body.
+        send: Writes its answer.
+        identify: Returns the name of a request with these headers.
+
     Attributes:
         request_id: Names the request in headers, logs and engines.
         headers: Of the request, by lower-case name; the first of each.
@@ -72,22 +79,19 @@ class Exchange:
         "stream",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, identify: Callable[[Fields], str]
+    ) -> None:
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        self.request_id = ""
+        self.request_id = identify(self.headers)
         self.status: int | None = None
         self.finished = False
-        self.extra: Headers = []
+        self.extra: Headers = [(b"x-request-id", self.request_id.encode())]
         self.dialect: Dialect = "openai"
         self.stream: StreamKind | None = None
         self._connection: Connection = scope["extensions"][CONNECTION]
         self._receive = receive
         self._send = send
-
-    def name(self, request_id: str) -> None:
-        """Give the request its id, which its answer carries."""
-        self.request_id = request_id
-        self.extra.append((b"x-request-id", request_id.encode()))
 
     async def body(self, limit: int) -> bytes:
         """Read the whole body; the connection itself limits how long that takes.
@@ -97,8 +101,8 @@ class Exchange:
             ClientGone: the client left meanwhile.
         """
         whole = self._connection.body()
-        if whole is not None and len(whole) <= limit:
-            return whole
+        if whole is not None:
+            return _within(limit, whole)
         first = await self._piece(limit)
         if not first.get("more_body", False):
             return bytes(first["body"])
@@ -115,11 +119,7 @@ class Exchange:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        if len(message["body"]) > room:
-            raise BodyTooLarge(
-                "The body is larger than this gateway takes.",
-                hint="limits.body_mib sets the limit.",
-            )
+        _within(room, message["body"])
         return message
 
     def client_watched(self) -> Self:
@@ -219,3 +219,12 @@ class Exchange:
         self.extra.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         body = encode(error_object(error, self.dialect))
         await self.answer(error.status, b"application/json", body)
+
+
+def _within(room: int, body: bytes) -> bytes:
+    if len(body) > room:
+        raise BodyTooLarge(
+            "The body is larger than this gateway takes.",
+            hint="limits.body_mib sets the limit.",
+        )
+    return body

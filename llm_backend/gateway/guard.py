@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from llm_backend.errors import (
@@ -18,6 +18,7 @@ from llm_backend.errors import (
     InvalidRequest,
     WrongMediaType,
 )
+from llm_backend.gateway.exchange import Fields, Headers
 
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _ID_CHARACTERS: Final = frozenset((string.ascii_letters + string.digits + "_-").encode())
@@ -30,9 +31,6 @@ _ONCE: Final = frozenset(
 
 _HOSTS_KEPT: Final = 64
 """Good values of the Host header that are not taken apart again; ports make many of one name."""
-
-Headers = list[tuple[bytes, bytes]]
-Fields = Mapping[bytes, bytes]
 
 
 class Guard:

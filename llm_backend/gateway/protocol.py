@@ -227,11 +227,12 @@ class BoundedProtocol(HttpToolsProtocol):
     # For the application.
 
     def body(self) -> bytes | None:
-        """Return the body of the request that is served; None where it has to be waited for."""
+        """Hand over the body of the request that is served; None where it has to be waited for."""
         cycle = self._served
         if cycle is None or cycle.more_body or cycle.disconnected:
             return None
-        return bytes(cycle.body)
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
 
     def answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """Send a whole answer to the request that is served, in one piece.

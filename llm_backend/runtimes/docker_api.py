@@ -113,10 +113,6 @@ class DockerApi:
         """
         await self._call(lambda client: client.stop(name, timeout=grace_s))
 
-    async def kill(self, name: str) -> None:
-        """End a container by SIGKILL."""
-        await self._call(lambda client: client.kill(name, "SIGKILL"))
-
     async def logs(self, name: str, tail: int, since: float | None = None) -> list[LogEntry]:
         """Return the last `tail` log entries, none older than `since` (seconds of the epoch)."""
         data = await self._call(

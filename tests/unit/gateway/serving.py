@@ -12,9 +12,13 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from llm_backend.gateway.exchange import ClientGone, Exchange
-from llm_backend.gateway.protocol import BoundedProtocol
+from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol
 
 PATIENCE_S = 20
+HEAD_BYTES = 4096
+GET = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+CHUNKED = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class App:
@@ -28,7 +32,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, lambda _: "id")
         self.begun.release()
         try:
             await self._answer(scope["path"].strip("/"), exchange)
@@ -36,9 +40,9 @@ class App:
             self.left.release()
 
     async def _answer(self, path: str, exchange: Exchange) -> None:
-        body = await exchange.body(10**6) if path == "body" else b""
+        body = await exchange.body(10**6) if path in {"body", "hold"} else b""
         with exchange.client_watched():
-            if path == "wait":
+            if path in {"wait", "hold"}:
                 await self.go.wait()
             if path == "flood":
                 await exchange.start(200, b"text/plain")
@@ -118,3 +122,11 @@ async def served(protocol: type[BoundedProtocol]) -> AsyncIterator[Rig]:
         finally:
             server.should_exit = True
             await running
+
+
+@asynccontextmanager
+async def hasty() -> AsyncIterator[Rig]:
+    """Serve with half a second for heads and bodies; expect that nothing is left."""
+    async with served(bounded_protocol(HEAD_BYTES, head_s=0.5, body_s=0.5)) as rig:
+        yield rig
+        await rig.quiet()

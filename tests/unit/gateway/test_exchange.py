@@ -26,8 +26,7 @@ class Client:
         scope = {"headers": [(b"a", b"1"), (b"a", b"2")], "extensions": {CONNECTION: self}}
         self.at_once: list[tuple[int, dict[bytes, bytes], bytes]] | None = None
         self.whole: bytes | None = None
-        self.exchange = Exchange(scope, self.receive, self.send)
-        self.exchange.name("id-1")
+        self.exchange = Exchange(scope, self.receive, self.send, lambda _: "id-1")
 
     def body(self) -> bytes | None:
         return self.whole
@@ -100,7 +99,9 @@ async def test_a_client_that_leaves_amid_its_body() -> None:
         message = await client.receive()
         return {**message, "more_body": True}
 
-    exchange = Exchange({"headers": [], "extensions": {CONNECTION: client}}, half, client.send)
+    exchange = Exchange(
+        {"headers": [], "extensions": {CONNECTION: client}}, half, client.send, lambda _: "id"
+    )
     with pytest.raises(ClientGone):
         await exchange.body(10)
 

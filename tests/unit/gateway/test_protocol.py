@@ -10,21 +10,24 @@ import pytest
 
 from llm_backend.gateway.exchange import CONNECTION
 from llm_backend.gateway.protocol import PIPELINED, BoundedProtocol, bounded_protocol
-from tests.unit.gateway.serving import PATIENCE_S, Rig, served
+from tests.unit.gateway.serving import (
+    CHUNKED,
+    GET,
+    HEAD_BYTES,
+    PATIENCE_S,
+    POST,
+    Rig,
+    hasty,
+    served,
+)
 
 pytestmark = pytest.mark.anyio
-
-HEAD_BYTES = 4096
-GET = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
-POST = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
-CHUNKED = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
-    async with served(bounded_protocol(HEAD_BYTES, head_s=0.5, body_s=0.5)) as rig:
+    async with hasty() as rig:
         yield rig
-        await rig.quiet()
 
 
 def test_the_bounds_are_those_that_are_given() -> None:

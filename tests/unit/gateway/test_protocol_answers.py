@@ -8,21 +8,23 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llm_backend.gateway.protocol import PIPELINED, bounded_protocol
-from tests.unit.gateway.serving import PATIENCE_S, Rig, served
+from tests.unit.gateway.serving import (
+    GET,
+    HEAD_BYTES,
+    PATIENCE_S,
+    POST,
+    Rig,
+    hasty,
+    served,
+)
 
 pytestmark = pytest.mark.anyio
-
-HEAD_BYTES = 4096
-GET = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
-POST = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
-CHUNKED = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
-    async with served(bounded_protocol(HEAD_BYTES, head_s=0.5, body_s=0.5)) as rig:
+    async with hasty() as rig:
         yield rig
-        await rig.quiet()
 
 
 async def test_half_a_head_in_one_piece_with_a_request_is_not_waited_for(rig: Rig) -> None:
@@ -76,3 +78,14 @@ async def test_answers_wait_for_whoever_does_not_read_the_ones_before() -> None:
             status, text = await client.answer()
             assert (status, len(text)) == (200, len(b"body") + size)
         await sending
+
+
+async def test_a_body_is_held_once_while_its_answer_is_awaited(rig: Rig) -> None:
+    async with rig.client() as client:
+        await client.send(POST.replace(b"/body", b"/hold") + b"x" * 100)
+        async with asyncio.timeout(PATIENCE_S):
+            await rig.app.begun.acquire()
+        (connection,) = rig.server.server_state.connections
+        assert len(connection.cycle.body) == 0
+        rig.app.go.set()
+        assert await client.answer() == (200, b"hold" + b"x" * 100)
