@@ -6,15 +6,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 
-import httpx2
 import orjson
 import psutil
 import pytest
 
 from tests.harness import PATIENCE_S, GatewayHome
+from tests.integration.bare import Answer, Talk, talk
 from tests.integration.gateways import CHAT, at_rest, recorder, shared_gateway
 from tests.integration.hostile import (
     BODIES,
@@ -42,13 +41,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHome]:
         assert home.state("echo") == "awake"
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
 def good(number: int, *fields: str) -> bytes:
     """A request that nobody else sends."""
     body = orjson.dumps({"model": "echo", "number": number})
@@ -60,46 +52,6 @@ def is_for(answer: Answer, number: int) -> bool:
         return False
     seen = orjson.loads(answer.body)["headers"]
     return bool(seen["x-request-id"] == f"good-{number}")
-
-
-class Talk:
-    """One bare connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        with suppress(ConnectionError):
-            self.writer.write(data)
-            await self.writer.drain()
-
-    async def answer(self) -> Answer:
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").rstrip().split("\r\n")
-        headers = {n.lower(): v for n, v in (line.split(": ", 1) for line in lines)}
-        status = int(first.split(" ")[1])
-        length = int(headers.get("content-length", 0))
-        return Answer(status, headers, await self.reader.readexactly(length))
-
-    async def answers(self) -> list[Answer]:
-        """Return all until the gateway hangs up."""
-        found: list[Answer] = []
-        async with asyncio.timeout(HEAD_S + BODY_S + ROOM_S):
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                while True:
-                    found.append(await self.answer())
-        return found
-
-
-@asynccontextmanager
-async def talk(home: GatewayHome) -> AsyncIterator[Talk]:
-    address = httpx2.URL(home.url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    try:
-        yield Talk(reader, writer)
-    finally:
-        writer.transport.abort()
 
 
 @asynccontextmanager
@@ -134,7 +86,7 @@ async def tried(home: GatewayHome, hostile: bytes, number: int) -> str | None:
     async with talk(home) as connection:
         await connection.send(hostile + good(number, "connection: close"))
         try:
-            answers = await connection.answers()
+            answers = await connection.answers(HEAD_S + BODY_S + ROOM_S)
         except TimeoutError:
             return "neither answered nor ended"
     if any(answer.status >= 500 for answer in answers):
@@ -192,7 +144,7 @@ async def test_half_heads_are_closed_and_hinder_nobody(home: GatewayHome) -> Non
     async def half_head() -> int:
         async with talk(home) as connection:
             await connection.send(b"POST / HTTP/1.1\r\nhost: loc")
-            (answer,) = await connection.answers()
+            (answer,) = await connection.answers(HEAD_S + BODY_S + ROOM_S)
             return answer.status
 
     began = time.monotonic()
@@ -217,7 +169,7 @@ async def test_drops_keep_no_connection_open(home: GatewayHome, start: bytes) ->
     began = time.monotonic()
     async with talk(home) as connection:
         dripping = asyncio.create_task(drip(connection))
-        statuses = [answer.status for answer in await connection.answers()]
+        statuses = [answer.status for answer in await connection.answers(HEAD_S + BODY_S + ROOM_S)]
         dripping.cancel()
     assert statuses in ([408], []), "a reset may overtake the answer"
     assert time.monotonic() - began < max(HEAD_S, BODY_S) + ROOM_S
@@ -227,7 +179,7 @@ async def test_requests_sent_at_once_are_answered_in_their_order(home: GatewayHo
     async with talk(home) as connection:
         last = good(59, "connection: close")
         await connection.send(b"".join(good(number) for number in range(59)) + last)
-        answers = await connection.answers()
+        answers = await connection.answers(HEAD_S + BODY_S + ROOM_S)
     assert [is_for(answer, number) for number, answer in enumerate(answers)] == [True] * 60
 
 
@@ -239,7 +191,7 @@ async def test_a_good_request_keeps_its_answer_whatever_follows(
 ) -> None:
     async with talk(home) as connection:
         await connection.send(good(1) + hostile)
-        answers = await connection.answers()
+        answers = await connection.answers(HEAD_S + BODY_S + ROOM_S)
     assert is_for(answers[0], 1)
     assert all(answer.status in {400, 408} for answer in answers[1:])
 
@@ -253,7 +205,9 @@ async def test_long_bodies_are_held_once(home: GatewayHome) -> None:
     async def one() -> None:
         async with talk(home) as connection:
             await connection.send(json_post(body, CHAT, "connection: close"))
-            statuses = [answer.status for answer in await connection.answers()]
+            statuses = [
+                answer.status for answer in await connection.answers(HEAD_S + BODY_S + ROOM_S)
+            ]
             assert statuses in ([413], []), "a reset may overtake the answer"
 
     before = gateway.memory_info().rss

@@ -6,15 +6,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-import httpx2
 import orjson
 import psutil
 import pytest
 
 from llm_backend.gateway.endpoints import ENDPOINTS
-from tests.harness import PATIENCE_S, GatewayHome
+from tests.harness import GatewayHome
+from tests.integration.bare import talk
 from tests.integration.gateways import (
     CHAT,
     MESSAGES,
@@ -86,43 +85,19 @@ def path(number: int) -> tuple[bytes, int]:
     return request("GET", f"/{name}", f"x-request-id: {name[:64]}"), 404
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A connection that carries many requests."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def answer(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(PATIENCE_S):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            return int(head.split(b" ")[1]), await self.reader.readexactly(length)
-
-
-@asynccontextmanager
-async def kept(home: GatewayHome) -> AsyncIterator[Kept]:
-    address = httpx2.URL(home.url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    try:
-        yield Kept(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
 @asynccontextmanager
 async def good_traffic(home: GatewayHome) -> AsyncIterator[None]:
     """Ask for good answers meanwhile, on one connection, until the block is over."""
     over = asyncio.Event()
 
     async def ask() -> int:
-        async with kept(home) as connection:
+        async with talk(home) as connection:
             for number in itertools.count():
                 body = {"model": "fake", "messages": MESSAGES, "user": str(number)}
-                connection.writer.write(request("POST", CHAT, KNOWN, body=body))
-                status, content = await connection.answer()
-                assert status == 200
-                assert orjson.loads(content)["model"] == "fake"
+                await connection.send(request("POST", CHAT, KNOWN, body=body))
+                answer = await connection.answer()
+                assert answer.status == 200
+                assert orjson.loads(answer.body)["model"] == "fake"
                 if over.is_set():
                     return number
         raise AssertionError
@@ -141,12 +116,12 @@ async def send(home: GatewayHome, kind: Kind, numbers: range) -> None:
     """Send the requests of these numbers, some at once; each is answered as it should be."""
 
     async def some(numbers: range) -> None:
-        async with kept(home) as connection:
+        async with talk(home) as connection:
             for start in range(0, len(numbers), PIPELINED):
                 batch = [kind(number) for number in numbers[start : start + PIPELINED]]
-                connection.writer.write(b"".join(data for data, _ in batch))
+                await connection.send(b"".join(data for data, _ in batch))
                 answers = [await connection.answer() for _ in batch]
-                assert [status for status, _ in answers] == [status for _, status in batch]
+                assert [answer.status for answer in answers] == [status for _, status in batch]
 
     async with asyncio.TaskGroup() as group:
         for first in range(AT_ONCE):
