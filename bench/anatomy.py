@@ -59,7 +59,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "lease, and its return": ("switcher.py", ("lease", "take_in", "take_back")),
     "engine's connection: ask": ("upstream.py", ("send",)),
     "engine's connection: parse": ("response.py", ("feed",)),
-    "answer: check, read tokens, write": ("relay.py", ("_pass_whole",)),
+    "answer: check, read tokens, write": ("relay.py", ("_pass_on",)),
     "metrics and log line": ("record.py", ("close",)),
 }
 """Functions of a stage, with all that they call."""
@@ -175,11 +175,17 @@ async def profiled(client: Client) -> pstats.Stats:
 
 
 def share(stats: pstats.Stats, file: str, names: tuple[str, ...]) -> float:
-    """Return the part of all time that these functions took, with all that they call."""
+    """Return the part of all time that these functions took, with all that they call.
+
+    Raises:
+        LookupError: one of them was never called; it has another name now.
+    """
     rows = stats.stats.items()  # type: ignore[attr-defined]  # typeshed leaves it out
-    taken = sum(row[3] for (path, _, name), row in rows if path.endswith(file) and name in names)
+    taken = {name: row[3] for (path, _, name), row in rows if path.endswith(file) and name in names}
+    if missing := set(names) - taken.keys():
+        raise LookupError(f"nobody called {', '.join(sorted(missing))} of {file}")
     total: float = stats.total_tt  # type: ignore[attr-defined]  # the same
-    return taken / total
+    return sum(taken.values()) / total
 
 
 async def run(console: Console, *, calls: bool) -> None:
