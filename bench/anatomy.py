@@ -28,13 +28,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # a script finds only what lies beside it
 
 from bench import own, programs  # noqa: E402  # needs the line above
-from bench.processes import cores, free_port  # noqa: E402  # the same
+from bench.processes import cores  # noqa: E402  # the same
 from bench.scenarios import body  # noqa: E402  # the same
 from bench.targets import KEY, MODEL  # noqa: E402  # the same
 from llm_backend import server  # noqa: E402  # the same
 from llm_backend.config import load_catalog, load_settings  # noqa: E402  # the same
 from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol  # noqa: E402  # the same
 from llm_backend.gateway.upstream import Upstream  # noqa: E402  # the same
+from llm_backend.runtimes.ports import free_port  # noqa: E402  # the same
 from llm_backend.telemetry import logs  # noqa: E402  # the same
 
 BATCHES, REQUESTS = 60, 200
@@ -122,7 +123,7 @@ class Client:
 async def served(folder: Path, engine: int) -> AsyncIterator[Client]:
     """Run a gateway in this process, cut off from its sockets."""
     root = folder / "gateway"
-    own.configure(root, free_port(), engine, {})
+    own.configure(root, free_port("127.0.0.1"), engine, {})
     settings = load_settings(root, {}, {})
     logs.configure("info", "json")
     async with server._parts(settings, load_catalog(settings.catalog)) as edge:

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import yaml
 
-from bench.processes import Missing, free_port, lives, running, thaw
+from bench.processes import Missing, lives, running, thaw
 from bench.targets import KEY, MODEL, Place, Target, clean_environment
 from bench.waiting import eventually, is_listening, post
 from llm_backend import __version__
 from llm_backend.cli.project import ROOT_VARIABLE
 from llm_backend.runtimes.marks import STATE_VARIABLE
+from llm_backend.runtimes.ports import free_port
 
 END_S = 20.0
 
@@ -46,7 +47,7 @@ def _redis(place: Place) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         raise Missing("redis-server: apt-get install redis-server")
-    port = free_port()
+    port = free_port("127.0.0.1")
     argv = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     with running(argv, place.helper_core, place.folder / "redis.log"):
         eventually(lambda: is_listening(port), 10, f"redis-server listens on {port}")
@@ -57,7 +58,7 @@ def _redis(place: Place) -> Iterator[str]:
 def _serving(
     place: Place, name: str, settings: Mapping[str, Any]
 ) -> Iterator[tuple[int, psutil.Process]]:
-    root, port = place.folder / name, free_port()
+    root, port = place.folder / name, free_port("127.0.0.1")
     state = root / "state"
     configure(root, port, place.engine, settings)
     argv = [sys.executable, "-m", "llm_backend", "serve", "--setup", "local"]

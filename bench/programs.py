@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.processes import Missing, free_port, pinned, running
+from bench.processes import Missing, pinned, running
 from bench.waiting import eventually, is_listening
+from llm_backend.runtimes.ports import free_port
 
 SOURCES = Path(__file__).parent
 PATIENCE_S = 180.0
@@ -56,7 +57,7 @@ def _compile(source: Path, program: Path) -> None:
 @contextlib.contextmanager
 def mock(core: int, log: Path) -> Iterator[int]:
     """Run the mock engine; yield its port."""
-    port = free_port()
+    port = free_port("127.0.0.1")
     with running([str(compiled("mock")), str(port)], core, log):
         eventually(lambda: is_listening(port), 10, f"the mock engine listens on {port}")
         yield port

@@ -15,9 +15,10 @@ import psutil
 import yaml
 
 from bench import peers
-from bench.processes import Missing, free_port, lives, running, tree
+from bench.processes import Missing, lives, running, tree
 from bench.scenarios import Scenario, TargetKind, body
 from bench.waiting import eventually, post
+from llm_backend.runtimes.ports import free_port
 
 MODEL = "bench"
 KEY = "sk-bench-key-that-opens-nothing-else"  # of gateways that last as long as the benchmark
@@ -103,7 +104,7 @@ def nginx(place: Place) -> Iterator[Target]:
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise Missing("nginx: apt-get install nginx-light")
-    folder, port = place.folder / "nginx", free_port()
+    folder, port = place.folder / "nginx", free_port("127.0.0.1")
     folder.mkdir()
     config = folder / "nginx.conf"
     config.write_text(
@@ -155,11 +156,11 @@ http {
 def vllm_router(place: Place) -> Iterator[Target]:
     """Run vLLM's router, which is written in Rust, with one worker URL."""
     programs = peers.environment("vllm-router", "vllm-router==0.1.17", "vllm-router")
-    port = free_port()
+    port = free_port("127.0.0.1")
     argv = [
         *(str(programs / "vllm-router"), "--host", "127.0.0.1", "--port", str(port)),
         *("--worker-urls", f"http://127.0.0.1:{place.engine}", "--policy", "round_robin"),
-        *("--prometheus-port", str(free_port()), "--log-level", "error"),
+        *("--prometheus-port", str(free_port("127.0.0.1")), "--log-level", "error"),
         *("--health-check-interval-secs", "86400", "--worker-startup-check-interval", "1"),
         *("--disable-retries", "--disable-circuit-breaker"),
     ]
@@ -172,7 +173,7 @@ def vllm_router(place: Place) -> Iterator[Target]:
 def litellm(place: Place) -> Iterator[Target]:
     """Run LiteLLM's proxy with one worker."""
     programs = peers.environment("litellm", "litellm[proxy]==1.106.2", "litellm[proxy]")
-    port, config = free_port(), place.folder / "litellm.yaml"
+    port, config = free_port("127.0.0.1"), place.folder / "litellm.yaml"
     parameters = {
         "model": f"openai/{MODEL}",
         "api_base": f"http://127.0.0.1:{place.engine}/v1",

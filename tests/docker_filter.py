@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_backend.runtimes.ports import free_port
 from tests.harness import REPOSITORY, eventually
 
 CONFIG = REPOSITORY / "config/docker-filter.cfg"
@@ -20,8 +21,7 @@ CONFIG = REPOSITORY / "config/docker-filter.cfg"
 @contextlib.contextmanager
 def docker_filter(names: str, docker_socket: Path | str) -> Iterator[tuple[str, int]]:
     """Run the filter for these names; yields its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host, port = free.getsockname()
+    host, port = "127.0.0.1", free_port("127.0.0.1")
     program = shutil.which("haproxy")
     if program is None:
         pytest.skip("there is no haproxy: apt-get install --no-install-recommends haproxy")

@@ -102,26 +102,38 @@ class Start:
         spec = first_model(self.project, offers, self.model, ask=self.ask)
         if not offers[spec.id].downloaded:
             fetch(self.terminal, self.project, spec)
+        self._start(choice.setup, spec)
+
+    def _start(self, setup: str, spec: ModelSpec) -> None:
+        """Bring everything up and stay where we should; Ctrl-C at any moment ends it all again."""
+        ours = False
+        try:
+            with turn(self.project.state_dir):
+                record = find_gateway(self.project.state_dir)
+                if record is not None:
+                    self._say_already_runs(record)
+                    return
+                ours = True
+                record = self._bring_up(setup)
+            self.terminal.say(f"The gateway runs ({record.where}).")
+            self._go_on(record, spec)
+        except KeyboardInterrupt:
+            if ours:
+                self._end_all()
+            raise
+
+    def _end_all(self) -> None:
+        """End what we started, and the engine of an earlier gateway that ours has taken over."""
+        self.terminal.note("\nStopping. Ctrl-C again: without waiting for running requests.")
         with turn(self.project.state_dir):
-            record = find_gateway(self.project.state_dir)
-            if record is not None:
-                self._say_already_runs(record)
-                return
-            record = self._bring_up(choice.setup)
-        self.terminal.say(f"The gateway runs ({record.where}).")
-        self._go_on(record, spec)
+            end_all(self.terminal, self.project, FOREGROUND_PATIENCE_S)
 
     def _bring_up(self, setup: str) -> RunRecord:
-        try:
-            with self.terminal.progress("gateway") as report:
-                if setup == "compose":
-                    return Stack(self.project).up(report)
-                self._refuse_beside_containers()
-                return bring_up(self.project, setup, report)
-        except KeyboardInterrupt:
-            # The engine of an earlier gateway, which this one may have taken over already.
-            end_all(self.terminal, self.project, 0)
-            raise
+        with self.terminal.progress("gateway") as report:
+            if setup == "compose":
+                return Stack(self.project).up(report)
+            self._refuse_beside_containers()
+            return bring_up(self.project, setup, report)
 
     def _refuse_beside_containers(self) -> None:
         """Refuse a local gateway while an engine in a container may have the device."""
@@ -134,21 +146,15 @@ class Start:
             )
 
     def _go_on(self, record: RunRecord, spec: ModelSpec) -> None:
-        """Load the model; in the foreground stay until Ctrl-C, and then end everything."""
-        try:
-            awake = self._load(record, spec)
-            if self.terminal.as_json:
-                model = awake.id if awake else None
-                self.terminal.result(as_json_object(record, model, already=False))
-            else:
-                announce(self.terminal, self.project, record, awake or spec)
-            if self.stays:
-                self._follow(record)
-        except KeyboardInterrupt:
-            self.terminal.note("\nStopping. Ctrl-C again: without waiting for running requests.")
-            with turn(self.project.state_dir):
-                end_all(self.terminal, self.project, FOREGROUND_PATIENCE_S)
-            raise
+        """Load the model; in the foreground stay until Ctrl-C."""
+        awake = self._load(record, spec)
+        if self.terminal.as_json:
+            model = awake.id if awake else None
+            self.terminal.result(as_json_object(record, model, already=False))
+        else:
+            announce(self.terminal, self.project, record, awake or spec)
+        if self.stays:
+            self._follow(record)
 
     def _load(self, record: RunRecord, spec: ModelSpec) -> ModelSpec | None:
         """Have the first model loaded and return it; None where it failed and we stay."""

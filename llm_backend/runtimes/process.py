@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -27,6 +26,7 @@ from llm_backend.runtimes.life import Life
 from llm_backend.runtimes.locks import engine_lock
 from llm_backend.runtimes.marks import Marks
 from llm_backend.runtimes.pidfd import readable
+from llm_backend.runtimes.ports import free_port
 from llm_backend.runtimes.records import EngineRecord, Records, dump
 
 LOG_LIMIT: Final = 16 * 1024 * 1024
@@ -237,18 +237,10 @@ def _new_record(plan: LaunchPlan, instance: str) -> EngineRecord:
         group=plan.group,
         fingerprint=plan.fingerprint,
         host=plan.host,
-        port=plan.port or _free_port(plan.host),
+        port=plan.port or free_port(plan.host),
         served_name=plan.served_name,
         stop_s=plan.stop_s,
     )
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _describe(error: Exception) -> str:

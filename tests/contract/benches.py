@@ -26,6 +26,7 @@ from llm_backend.engines.base import LaunchPlan, file_name
 from llm_backend.runtimes.base import Engine, Runtime
 from llm_backend.runtimes.docker import DockerRuntime
 from llm_backend.runtimes.locks import is_held
+from llm_backend.runtimes.ports import free_port
 from llm_backend.runtimes.process import ProcessRuntime
 from llm_backend.testing import fake_engine
 
@@ -185,7 +186,7 @@ class DockerBench(Bench[DockerRuntime]):
         return f"{self.prefix}-{file_name(model)}"
 
     def plan(self, model: str = "a", *flags: str, **fields: Any) -> LaunchPlan:
-        port = self._ports.setdefault(model, _free_port())
+        port = self._ports.setdefault(model, free_port("127.0.0.1"))
         plan = super().plan(
             model, *flags, **{"port": port, "container": self.name(model), **fields}
         )
@@ -266,13 +267,6 @@ def _inner_pid(process: psutil.Process) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return process.pid
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _is_bound(engine: Engine) -> bool:

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +25,7 @@ from dotenv import dotenv_values
 from llm_backend.cli.bootstrap import Environment
 from llm_backend.config import load_catalog
 from llm_backend.config.catalog import HubWeights
+from llm_backend.runtimes.ports import free_port
 from llm_backend.weights.store import Store, VerifiedFile
 from tests.harness import PATIENCE_S, REPOSITORY
 
@@ -101,13 +101,7 @@ def put_weights(models_dir: Path, catalog: Path, folders: Mapping[str, Path]) ->
 
 def free_ports(names: Sequence[str]) -> dict[str, str]:
     """Return a free port for each name."""
-    with contextlib.ExitStack() as open_sockets:
-        found = {}
-        for name in names:
-            listener = open_sockets.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            found[name] = str(listener.getsockname()[1])
-        return found
+    return {name: str(free_port("127.0.0.1")) for name in names}
 
 
 class Stack:

@@ -223,6 +223,18 @@ def test_in_the_foreground_a_signal_ends_everything(shell: Shell, number: signal
     assert shell.is_clean()
 
 
+def test_a_signal_while_the_gateway_comes_up_ends_everything(shell: Shell) -> None:
+    process = shell.begin("start", "--yes")
+    eventually(lambda: shell.gateway is not None)
+
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 130
+    assert "Stopping. Ctrl-C again: without waiting for running requests." in said
+    assert shell.is_clean()
+
+
 def test_a_gateway_that_ends_ends_the_foreground_too(shell: Shell) -> None:
     process = shell.begin("start", "--yes")
     assert process.stdout is not None

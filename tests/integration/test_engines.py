@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from llm_backend.engines import kind_of, plan_for
 from llm_backend.engines.answers import error_from
 from llm_backend.engines.base import LaunchPlan
 from llm_backend.errors import NotSupported, PromptTooLong
+from llm_backend.runtimes.ports import free_port
 from llm_backend.weights.store import Store
 
 pytestmark = pytest.mark.engine
@@ -64,16 +64,10 @@ class Running:
         return self.client.post(path, json=body)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(plan: LaunchPlan, ready_path: str, log: Path) -> Iterator[Running]:
     """Start an engine, wait until it is ready, and leave nothing of it."""
-    port = free_port()
+    port = free_port("127.0.0.1")
     argv = [part.replace("{port}", str(port)) for part in plan.argv]
     with (
         log.open("wb") as output,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import httpx2
 import orjson
 import pytest
 
+from llm_backend.runtimes.ports import free_port
 from tests.harness import GatewayHome
 from tests.integration.gateways import CHAT, log_of, recorder, shared_gateway
 
@@ -152,8 +152,7 @@ def visited(page: bytes, profile: Path, host: str, port: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def friend() -> int:
     """The port of a site whose pages may call the gateway."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port("127.0.0.1")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import socket
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ import httpx2
 import orjson
 import pytest
 
+from llm_backend.runtimes.ports import free_port
 from tests import recording_engine
 from tests.harness import ALL, GatewayHome, eventually
 from tests.integration.gateways import (
@@ -95,8 +95,7 @@ async def pictures(port: int = 0) -> AsyncIterator[Pictures]:
 
 @pytest.fixture(scope="module")
 def allowed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port("127.0.0.1")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from llm_backend.config.catalog import ModelSpec
 from llm_backend.engines import kind_of, plan_for
 from llm_backend.engines.answers import error_from
 from llm_backend.errors import EngineBroke, NotSupported, PromptTooLong
+from llm_backend.runtimes.ports import free_port
 from llm_backend.weights.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +79,7 @@ def vllm(model: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """One vLLM for all tests: a start takes half a minute."""
     folder = tmp_path_factory.mktemp("vllm")
     plan = plan_for(model, Store(folder))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port("127.0.0.1")
     argv = [part.replace("{port}", str(port)) for part in plan.argv]
     log = folder / "tiny.log"
     with (

@@ -46,7 +46,7 @@ def test_a_program_is_pinned_measured_frozen_and_ended(tmp_path: Path) -> None:
 
 
 def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], stdin=-1)"
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=-1).wait()"
     with running([sys.executable, "-c", code], 0, tmp_path / "log") as process:
         wait_for(lambda: len(tree(process)) == 2)
         family = tree(process)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 
 from llm_backend.cli.main import run
 from llm_backend.cli.project import Project, open_project
+from llm_backend.runtimes.ports import free_port
 from tests.unit.cli.fake_docker import FakeDocker
 from tests.unit.cli.stand_in import StandIn, standing_in
 
@@ -131,6 +131,5 @@ def fake_docker(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Docker as a stand-in, and ports that are surely free."""
     (project.root / "docker-compose.yml").touch()
     for name in ("GATEWAY", "PROMETHEUS", "GRAFANA", "QWEN_VL", "QWEN_14B", "QWEN_CODER"):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            monkeypatch.setenv(f"{name}_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv(f"{name}_PORT", str(free_port("127.0.0.1")))
     return FakeDocker(tmp_path / "bin")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from llm_backend.errors import ServiceError
 from llm_backend.runtimes.docker_api import DockerApi, LogEntry, Refused
+from llm_backend.runtimes.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -46,8 +46,7 @@ VERSION = http("200 OK", b'{"ApiVersion": "1.47"}')
 
 
 async def test_docker_that_is_not_there_is_told_with_its_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        host = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+    host = f"tcp://127.0.0.1:{free_port('127.0.0.1')}"
     api = DockerApi(host)
     try:
         with pytest.raises(ServiceError) as caught:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 import llm_backend
+from llm_backend.runtimes.ports import free_port
 from llm_backend.testing import fake_engine
 from llm_backend.testing.fake_answers import ANSWERS
 
@@ -37,8 +38,7 @@ class Program:
     """A fake engine as a process, its client and its journal."""
 
     def __init__(self, journal: Path, *flags: str, ready: bool = True) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port("127.0.0.1")
         command = fake_engine.command("--journal", str(journal), *flags)
         self.log = journal.with_name("log")
         with self.log.open("w") as log:
