@@ -103,6 +103,8 @@ class TestGatewayKilled:
             await said(killed, "starting")
             await asyncio.sleep(delay_s)  # the moment, not a wait for anything
         adopted = await bench.runtime.survey([plan])
+        if adopted:  # until its program runs, the engine looks like the launcher that it came from
+            await bench.event("a", "start")
         launchers = [each.handle for each in adopted]
         assert launchers == [str(each.pid) for each in bench.processes() if is_launcher(each)]
         # Whatever the moment was, the model can be had now.

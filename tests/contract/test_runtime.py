@@ -51,11 +51,15 @@ class TestStart:
         assert (await bench.get(second, "/health"))[0] == 200
 
     async def test_cancelled_start_leaves_nothing(self, bench: Bench[Any]) -> None:
-        starting = asyncio.create_task(bench.runtime.start(bench.plan("a")))
-        await bench.until(bench.processes)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
+        for _ in range(20):
+            starting = asyncio.create_task(bench.start(bench.plan("a")))
+            await bench.until(bench.processes)
+            starting.cancel()
+            await asyncio.wait({starting})
+            if starting.cancelled():
+                break
+            await bench.runtime.stop(starting.result(), 5)  # it was quicker than we
+        assert starting.cancelled()
         assert bench.processes() == []
         await bench.start(bench.plan("a"))
 
