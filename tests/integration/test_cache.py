@@ -272,13 +272,13 @@ async def answered(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 def unchunked(raw: bytes) -> bytes:
-    pieces = []
+    pieces, at = [], 0
     while True:
-        size, _, raw = raw.partition(b"\r\n")
-        if not (length := int(size, 16)):
+        start = raw.index(b"\r\n", at) + 2
+        if not (length := int(raw[at:start], 16)):
             return b"".join(pieces)
-        pieces.append(raw[:length])
-        raw = raw[length + 2 :]
+        pieces.append(raw[start : start + length])
+        at = start + length + 2
 
 
 async def journal_has(home: GatewayHome, model: str, requests: int) -> None:
@@ -379,7 +379,9 @@ async def test_replays_leave_the_loop_to_others(home: GatewayHome, http: httpx2.
     answers = await asyncio.gather(*reading)
     for _, writer in staying:
         writer.close()
-    assert {body for _, body in answers} == {whole.encode()}
+    # Compared by a word: to show how texts of half a million bytes differ takes minutes.
+    strange = [answer[-500:] for _, answer in answers if answer != whole.encode()]
+    assert strange == []
     assert longest < 2, "on a busy machine; a replay that yields to nobody takes for ever"
 
 
