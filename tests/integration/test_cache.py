@@ -359,6 +359,7 @@ async def test_what_fails_fails_for_all(home: GatewayHome, http: httpx2.Client) 
 
 
 async def test_replays_leave_the_loop_to_others(home: GatewayHome, http: httpx2.Client) -> None:
+    home.load("long")  # who waits for a load is sent comments, and they are not kept
     body = ask(model="long", stream=True, max_tokens=5000)
     whole = http.post(CHAT, json=body).text
     assert cached(http, ask(model="long", max_tokens=5000, stream=True)) == "hit"
