@@ -141,7 +141,11 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def descriptors(pid: int) -> dict[str, Path]:
-    return {link.name: link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()}
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found[link.name] = link.readlink()
+    return found
 
 
 def is_stopping(bench: ProcessBench) -> bool:
