@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from llm_backend.config import check, load_catalog, refuse
 from llm_backend.config.catalog import Catalog, RuntimeKind
 from llm_backend.config.settings import Settings
 from llm_backend.errors import SetupError
+from llm_backend.gateway.auth import admin_key
 from llm_backend.gateway.edge import Edge, build_edge
 from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol
+from llm_backend.gateway.record import Note
 from llm_backend.gateway.roster import Drivers, capacity_of, fleet_of, launches_of
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.gpu.nvml import NvmlProbe
 from llm_backend.gpu.system import Probes, SystemProbe
+from llm_backend.replay.recorder import ArrivalRecorder
 from llm_backend.runtimes import logfile
 from llm_backend.runtimes.locks import gateway_lock
 from llm_backend.runtimes.process import ProcessRuntime
@@ -230,7 +234,21 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
         switcher = _switcher(settings, catalog, launches, devices, probe, history)
         stack.push_async_callback(switcher.close)
         fleet = fleet_of(catalog, [x.spec.id for x in launches], unavailable)
-        yield await stack.enter_async_context(build_edge(settings, fleet, switcher, devices))
+        arrivals = await stack.enter_async_context(_arrivals(settings))
+        edge = build_edge(settings, fleet, switcher, devices, arrivals)
+        yield await stack.enter_async_context(edge)
+
+
+@contextlib.asynccontextmanager
+async def _arrivals(settings: Settings) -> AsyncIterator[Note | None]:
+    """Return who notes arrivals, if the settings name a file for them."""
+    path = settings.switching.record
+    if path is None:
+        yield None
+        return
+    secret = hashlib.sha256(b"trace keys" + admin_key(settings.state_dir).encode()).digest()
+    async with ArrivalRecorder.writing(path, secret) as recorder:
+        yield recorder.note
 
 
 def _drivers(settings: Settings) -> Drivers:
@@ -253,14 +271,7 @@ def _switcher(
 ) -> Switcher:
     switching, limits = settings.switching, settings.limits
     capacity = {name: capacity_of(catalog, devices, name) for name in catalog.devices}
-    rules = Rules(
-        queue_limit=limits.queue,
-        mode=switching.mode,
-        drain_s=switching.drain_timeout_s or limits.request_timeout_s,
-        unwanted_load=switching.unwanted_load,
-        restore_previous=switching.restore_previous,
-        capacity={name: mib for name, mib in capacity.items() if mib is not None},
-    )
+    rules = rules_of(settings, {name: mib for name, mib in capacity.items() if mib is not None})
     watch = WatchRules(switching.stall_s, switching.probe_s)
     preload = catalog.find(switching.preload) if switching.preload else None
     return Switcher(
@@ -272,6 +283,27 @@ def _switcher(
         tools=Tools(MemoryGate(devices), probe, Feed(), history, watch),
         wanted=WantedFile(settings.state_dir / "wanted.json"),
         preload=preload.id if preload else None,
+    )
+
+
+def rules_of(settings: Settings, capacity: Mapping[str, int]) -> Rules:
+    """Return what the scheduler goes by.
+
+    Args:
+        settings: Everything that can be set.
+        capacity: MiB that may be reserved, by device; a device not named is not limited.
+    """
+    switching, limits = settings.switching, settings.limits
+    return Rules(
+        queue_limit=limits.queue,
+        mode=switching.mode,
+        drain_s=switching.drain_timeout_s or limits.request_timeout_s,
+        unwanted_load=switching.unwanted_load,
+        restore_previous=switching.restore_previous,
+        capacity=capacity,
+        policy=switching.policy,
+        max_wait_s=switching.max_wait_s,
+        batch_max_wait_s=switching.batch_max_wait_s,
     )
 
 

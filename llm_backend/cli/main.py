@@ -18,6 +18,7 @@ from llm_backend.cli.doctor import doctor
 from llm_backend.cli.download import download
 from llm_backend.cli.logs import logs
 from llm_backend.cli.models import models
+from llm_backend.cli.replay import replay
 from llm_backend.cli.serve import serve
 from llm_backend.cli.start import start
 from llm_backend.cli.status import status
@@ -53,6 +54,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     switch,
     download,
     logs,
+    replay,
     doctor,
     serve,
 )

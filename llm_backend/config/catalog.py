@@ -282,6 +282,10 @@ class ModelSpec(Strict):
     """Variables added to the environment of a process engine."""
     concurrency: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
     """Requests at once; by default `limits.concurrency_per_model`."""
+    pinned: Flag = False
+    """Whether it stays awake whatever requests for others want; operators still switch."""
+    idle_ttl_s: Seconds | None = None
+    """Unused for so long, it is unloaded; by default it stays until another is wanted."""
     timeouts: Timeouts = Timeouts()
     """Deadlines, in seconds."""
     defaults: GenerationDefaults = GenerationDefaults()

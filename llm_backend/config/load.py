@@ -167,15 +167,22 @@ def _with_absolute_paths(settings: Settings, root: Path) -> Settings:
     if settings.lock_dir is None:
         settings = settings.model_copy(update={"lock_dir": settings.state_dir / "locks"})
     names = ("state_dir", "lock_dir", "models_dir", "catalog")
-    return settings.model_copy(update={name: _absolute(settings, name, root) for name in names})
+    found: dict[str, Any] = {
+        name: _absolute(settings, getattr(settings, name), root, name) for name in names
+    }
+    record = settings.switching.record
+    if record is not None:
+        # Below the state directory, because in a container nothing else can be written to.
+        record = _absolute(settings, record, found["state_dir"], "switching", "record")
+        found["switching"] = settings.switching.model_copy(update={"record": record})
+    return settings.model_copy(update=found)
 
 
-def _absolute(settings: Settings, name: str, root: Path) -> Path:
-    path: Path = getattr(settings, name)
+def _absolute(settings: Settings, path: Path, root: Path, *loc: str) -> Path:
     try:
         return root / path.expanduser()
     except RuntimeError:
-        origin = settings.origin(name)
+        origin = settings.origin(*loc)
         text = f"{str(path)!r} starts with a home directory that does not exist"
         raise ConfigError(str(Problem(origin, text))) from None
 

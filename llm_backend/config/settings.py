@@ -93,7 +93,7 @@ class LimitSettings(Strict):
     concurrency_per_model: Count = 10
     """Requests that one engine works on at once; the others wait."""
     queue: Count = 512
-    """Requests that may wait; more are refused."""
+    """Requests that may wait; more are refused, and an eighth is for keys with few of them."""
     body_mib: Annotated[Whole, Field(ge=1, le=1024)] = 32
     """Largest body of a request."""
     prompt_chars: Count = 1_000_000
@@ -136,6 +136,12 @@ class SwitchingSettings(Strict):
 
     mode: Literal["auto", "manual"] = "auto"
     """`auto`: asking for a model switches to it. `manual`: only `llm-backend switch` does."""
+    policy: Literal["fair", "fifo"] = "fair"
+    """`fair`: models, keys and classes take turns; `fifo`: first come, first served."""
+    max_wait_s: Seconds = 60
+    """How long models may be kept awake in all while a request waits for another one (`fair`)."""
+    batch_max_wait_s: Seconds = 3_600
+    """After this long a batch request counts as an interactive one (`fair`)."""
     drain_timeout_s: Seconds | None = None
     """Longest wait for running requests before a switch; by default the request time-out."""
     unwanted_load: Literal["finish", "cancel"] = "finish"
@@ -148,6 +154,8 @@ class SwitchingSettings(Strict):
     """Without progress for this long, a busy engine gets a one-token probe."""
     probe_s: Seconds = 15
     """How long that probe may take before the engine counts as hung."""
+    record: Path | None = None
+    """A file to note arrivals in, for `llm-backend replay`; relative paths start at `state_dir`."""
 
 
 class CacheSettings(Strict):

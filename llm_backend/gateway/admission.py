@@ -33,11 +33,13 @@ class Admission:
         fleet: The models.
         switcher: Who grants leases.
         timeout_s: Longest wait for a lease.
+        batch_s: How much longer a batch request may wait.
     """
 
     fleet: Fleet
     switcher: Switcher
     timeout_s: float
+    batch_s: float = 0.0
 
     def choose(self, name: str | None) -> ModelSpec:
         """Return the model for a request that names this one, or none.
@@ -85,13 +87,14 @@ class Admission:
             Overloaded: it took too long.
             LLMBackendError: the lease was refused.
         """
-        if sign is not None and not await lease.settled(min(FIRST_SIGN_S, self.timeout_s)):
-            await self._keep_company(lease, sign)
-        return await lease.granted(self.timeout_s)
+        timeout_s = self.timeout_s + (self.batch_s if lease.terms.batch else 0.0)
+        if sign is not None and not await lease.settled(min(FIRST_SIGN_S, timeout_s)):
+            await self._keep_company(lease, sign, timeout_s)
+        return await lease.granted(timeout_s)
 
-    async def _keep_company(self, lease: Lease, sign: Sign) -> None:
+    async def _keep_company(self, lease: Lease, sign: Sign, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
-        while (left := lease.since + self.timeout_s - loop.time()) > 0:
+        while (left := lease.since + timeout_s - loop.time()) > 0:
             await sign(self.outlook(lease.model))
             if await lease.settled(min(SIGN_EVERY_S, left)):
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,9 @@ MEDIA: Final = frozenset(
     {"url", "data", "image_url", "file_data", "video_url", "audio_url", "file_url"}
 )
 """Fields that hold media or their address, not text for the model to read."""
+
+PRIORITY: Final = b"x-llm-priority"
+"""The header that names the class of a request."""
 
 _CHOICES: Final = frozenset({"n", "best_of"})
 
@@ -90,6 +93,21 @@ def _defaults(defaults: GenerationDefaults, body: JSONObject) -> JSONObject:
         for field, value in values.items()
         if field not in body and not (field == "max_tokens" and "max_completion_tokens" in body)
     }
+
+
+def wants_batch(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request may wait until its model is awake anyway, or the device idle.
+
+    Raises:
+        InvalidRequest: the header names no class.
+    """
+    priority = headers.get(PRIORITY, b"interactive").strip().lower()
+    if priority not in {b"batch", b"interactive"}:
+        raise InvalidRequest(
+            f"{PRIORITY.decode()} is {priority.decode('latin-1')!r:.40}; "
+            "it must be batch or interactive.",
+        )
+    return priority == b"batch"
 
 
 class Bounds:

@@ -23,7 +23,7 @@ from llm_backend.gateway.images import Images
 from llm_backend.gateway.narrator import Narrator
 from llm_backend.gateway.pipeline import Pipeline, Stages
 from llm_backend.gateway.quota import Quotas
-from llm_backend.gateway.record import Recorder
+from llm_backend.gateway.record import Note, Recorder
 from llm_backend.gateway.redis_store import RedisStore
 from llm_backend.gateway.relay import Relay
 from llm_backend.gateway.report import Reporter
@@ -47,9 +47,21 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def build_edge(
-    settings: Settings, fleet: Fleet, switcher: Switcher, devices: GpuProbe
+    settings: Settings,
+    fleet: Fleet,
+    switcher: Switcher,
+    devices: GpuProbe,
+    note: Note | None = None,
 ) -> AsyncIterator[Edge]:
-    """Build the edge in front of a switcher; on leaving, let go of its connections."""
+    """Build the edge in front of a switcher; on leaving, let go of its connections.
+
+    Args:
+        settings: Everything that can be set.
+        fleet: The models.
+        switcher: Who grants leases.
+        devices: What reads the devices.
+        note: Is told of every request that asked for an engine, once it is over.
+    """
     async with contextlib.AsyncExitStack() as stack:
         upstream = Upstream()
         stack.push_async_callback(upstream.close)
@@ -64,7 +76,7 @@ async def build_edge(
         metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
         requests = FrequentLog(settings.logs.level, settings.logs.format)
         stack.callback(requests.flush)
-        recorder = Recorder(metrics, requests)
+        recorder = Recorder(metrics, requests, note)
         stages = _stages(settings, fleet, switcher, recorder, cache, upstream, fetcher)
         pipeline = Pipeline(stages, settings.limits.body_mib * 1024 * 1024)
         setup = "compose" if settings.setup == "compose" else "local"
@@ -98,7 +110,9 @@ def _stages(
         salt=_salt(settings),
         cache=cache,
         flights=Flights(),
-        admission=Admission(fleet, switcher, limits.queue_timeout_s),
+        admission=Admission(
+            fleet, switcher, limits.queue_timeout_s, settings.switching.batch_max_wait_s
+        ),
         switcher=switcher,
         relay=Relay(upstream, limits.request_timeout_s, limits.idle_timeout_s),
         recorder=recorder,

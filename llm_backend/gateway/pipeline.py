@@ -15,7 +15,7 @@ from llm_backend.gateway import sse
 from llm_backend.gateway.admission import FIRST_SIGN_S, SIGN_EVERY_S, Admission, Sign
 from llm_backend.gateway.auth import Authenticator
 from llm_backend.gateway.cache import CacheKey, Policy, ResponseCache
-from llm_backend.gateway.calls import Bounds, Call, Salt, understand
+from llm_backend.gateway.calls import Bounds, Call, Salt, understand, wants_batch
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.exchange import EVENT_STREAM, ClientGone, Exchange
 from llm_backend.gateway.flight import Flight, Flights
@@ -25,7 +25,7 @@ from llm_backend.gateway.record import Record, Recorder
 from llm_backend.gateway.relay import JSON, Relay
 from llm_backend.gateway.replay import as_stream
 from llm_backend.gateway.stored import StoredAnswer
-from llm_backend.switching.lease import Lease
+from llm_backend.switching.lease import Lease, Terms
 from llm_backend.switching.switcher import Switcher
 from llm_backend.wire import JSONObject, decode_object, encode, requested_model
 
@@ -76,6 +76,7 @@ class Pipeline:
         failure: Exception | None = _GONE
         try:
             record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
+            record.batch = wants_batch(exchange.headers)
             with self._stages.quotas.spending(record.key, exchange.extra):
                 await self._serve(exchange, endpoint, record)
             failure = None
@@ -143,7 +144,9 @@ class Pipeline:
     ) -> None:
         """Answer from the cache, from the call of an equal request, or by a call of one's own."""
         cache, flights = self._stages.cache, self._stages.flights
-        shares = may_look and cache.shares(call.endpoint, call.body)
+        # Whoever shares the call of a batch request would wait as long as that may.
+        alone = call.record.batch
+        shares = may_look and not alone and cache.shares(call.endpoint, call.body)
         if not shares:
             answer = await cache.look_up(key, call.spec.id) if may_look else None
             if not await self._replayed(exchange, call, answer):
@@ -223,7 +226,9 @@ class Pipeline:
         stages = self._stages
         if not stages.switcher.is_up(call.spec.id):
             await stages.switcher.check(call.spec.id)
-        with stages.switcher.lease(call.spec.id) as lease:
+        call.record.ask()
+        terms = Terms(call.record.key or "", call.record.batch, call.endpoint.may_switch)
+        with stages.switcher.lease(call.spec.id, terms) as lease:
             engine = lease.engine
             if engine is None:
                 engine = await stages.admission.wait(lease, self._signer(exchange, call))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +12,9 @@ from llm_backend.errors import InternalError, LLMBackendError
 from llm_backend.gateway.exchange import ClientGone
 from llm_backend.telemetry.logs import FrequentLog
 from llm_backend.telemetry.metrics import OTHER, Metrics
+
+CLIENT_GONE: Final = "client_gone"
+"""Stands for the code of an error where the client left."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,7 @@ class Record:
         status: Of the answer; None where it had none.
         error: Code of what it ended in; None where all went well.
         stream: Whether a stream was asked for.
+        batch: Whether it is of the class `batch`.
         cache: `hit`, `miss` or `bypass`.
         waited_s: Seconds in line; None where it never stood in line.
         first_byte_s: From lease to first byte of the engine; None without one.
@@ -41,6 +46,7 @@ class Record:
     status: int | None = None
     error: str | None = None
     stream: bool = False
+    batch: bool = False
     cache: str = "bypass"
     waited_s: float | None = None
     first_byte_s: float | None = None
@@ -49,6 +55,16 @@ class Record:
     completion_tokens: int = 0
     timestamp: datetime | None = None
     _began: float = field(default_factory=time.monotonic)
+    _asked: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether it asked for its model's engine: an answer from the cache does not."""
+        return self._asked
+
+    def ask(self) -> None:
+        """Note that it asks for the engine now."""
+        self._asked = True
 
     def begin(self) -> None:
         """Start the clock anew: the request is here to its last byte."""
@@ -75,17 +91,22 @@ def _count(usage: dict[str, Any], *names: str) -> int:
     return 0
 
 
+Note = Callable[[Record], None]
+
+
 class Recorder:
     """Writes down how each request ended.
 
     Args:
         metrics: Where it is counted.
         log: Where it gets a line.
+        note: Is told of every request that asked for an engine, where somebody wants to know.
     """
 
-    def __init__(self, metrics: Metrics, log: FrequentLog) -> None:
+    def __init__(self, metrics: Metrics, log: FrequentLog, note: Note | None = None) -> None:
         self._metrics = metrics
         self._log = log
+        self._note = note
 
     def close(self, record: Record, status: int | None, failure: Exception | None) -> None:
         """Write one request down.
@@ -98,6 +119,8 @@ class Recorder:
         record.end(status, None if failure is None else _code(failure))
         self._count(record, _outcome(status, failure))
         self._log.write("request", record)
+        if self._note is not None and record.asked:
+            self._note(record)
 
     def _count(self, record: Record, outcome: str) -> None:
         metrics, model = self._metrics, record.model
@@ -118,7 +141,7 @@ class Recorder:
 
 def _code(failure: Exception) -> str:
     if isinstance(failure, ClientGone):
-        return "client_gone"
+        return CLIENT_GONE
     return failure.code if isinstance(failure, LLMBackendError) else InternalError.code
 
 

@@ -11,6 +11,29 @@ from llm_backend.switching.states import SERVING, State
 
 LONGEST_BACKOFF_S = 60.0
 
+LONGEST_PAUSE_S = 30.0
+"""Longer pauses are taken for this: after a night, a program in a loop is soon known again."""
+
+LATEST = 0.5
+"""How much the latest pause counts, against all before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request in line.
+
+    Attributes:
+        since: When it came.
+        key: The name of its API key.
+        batch: Whether it is of the class `batch`.
+        may_switch: Whether its model may be made awake for it.
+    """
+
+    since: float
+    key: str = ""
+    batch: bool = False
+    may_switch: bool = True
+
 
 @dataclass(slots=True)
 class Entry:
@@ -21,9 +44,13 @@ class Entry:
         state: State of its engine.
         since: When it came into this state.
         leases: Requests that use the engine now.
-        waiting: Tickets of requests in line for it, oldest first.
+        waiting: Requests in line for it, by ticket, oldest first.
         drain_until: When its drain ends, come what may.
         last_used: When its last lease was granted or came back.
+        turn_since: When its engine last became ready: its turn on the device began.
+        turn_over: When that turn ended.
+        pause_s: How long nobody used it, the last times, before the next request came.
+        kept_until: Until then an operator's switch keeps it awake.
         failures: Failures in a row, without a request served in between.
         retry_at: Before this time a failed model is not started for a request.
         error: Why it failed.
@@ -34,9 +61,13 @@ class Entry:
     state: State = State.STOPPED
     since: float = 0.0
     leases: int = 0
-    waiting: dict[Ticket, None] = field(default_factory=dict)
+    waiting: dict[Ticket, Claim] = field(default_factory=dict)
     drain_until: float = 0.0
     last_used: float = 0.0
+    turn_since: float = 0.0
+    turn_over: float = 0.0
+    pause_s: float = 0.0
+    kept_until: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
     error: LLMBackendError | None = None
@@ -46,6 +77,27 @@ class Entry:
     def free(self) -> int:
         """Leases that can be granted now."""
         return self.needs.concurrency - self.leases if self.state is State.AWAKE else 0
+
+    @property
+    def idle_since(self) -> float:
+        """When it was last of use to anybody, or became awake."""
+        return max(self.last_used, self.turn_since)
+
+    def enter(self, state: State, now: float) -> None:
+        """Come into another state."""
+        previous, self.state, self.since = self.state, state, now
+        if state is State.AWAKE:
+            self.error = None
+            if previous is not State.DRAINING:
+                self.turn_since = now
+        elif previous is State.AWAKE:
+            self.turn_over = now
+
+    def expect(self, now: float) -> None:
+        """Learn from a request that comes how long the pauses between requests are."""
+        if not (self.leases or self.waiting):
+            pause_s = min(now - self.last_used, LONGEST_PAUSE_S)
+            self.pause_s += (pause_s - self.pause_s) * LATEST
 
     def lend(self, now: float) -> None:
         """Count one more lease."""

@@ -31,3 +31,8 @@ def switch_s(leaving: Sequence[Durations], coming: Durations) -> float:
     """Return the expected seconds to stop some models, one after another, and start one."""
     stops = [expected_s(d, "stop") or 1.0 for d in leaving]
     return sum(stops) + (expected_s(coming, "start") or GUESS_S)
+
+
+def return_s(here: Durations, there: Durations) -> float:
+    """Return the expected seconds of a switch from one model to another, and back again."""
+    return switch_s([here], there) + switch_s([there], here)

@@ -22,12 +22,16 @@ class Needs:
         group: Exclusivity group.
         concurrency: Leases that may be out at once.
         mib: Reservation while awake, by device.
+        pinned: Whether it stays awake, whatever requests for others want.
+        idle_ttl_s: Idle for so long, it is unloaded; None keeps it.
     """
 
     model: str
     group: str
     concurrency: int
     mib: Mapping[str, int] = field(default_factory=dict)
+    pinned: bool = False
+    idle_ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,14 @@ class Rules:
         unwanted_load: What becomes of a load that nobody waits for any more.
         restore_previous: Whether a failed operator switch brings back the model before it.
         capacity: MiB that may be reserved, by device; a device not named is not limited.
+        policy: Who goes next, and how long the awake model is kept; see `fifo` and `fair`.
+        max_wait_s: How long models may be kept awake, in all, while an interactive request waits
+            for another one (`fair`).
+        batch_max_wait_s: After this long, a batch request counts as an interactive one (`fair`).
+        quantum: How long a turn of a model is, as a share of a switch there and back (`fair`).
+        linger: How long an idle model is kept in its turn, as a share of the same (`fair`).
+        batch_idle: How long the device is idle before a batch request starts its model, as a
+            multiple of the same (`fair`).
     """
 
     queue_limit: int = 512
@@ -49,6 +61,12 @@ class Rules:
     unwanted_load: Literal["finish", "cancel"] = "finish"
     restore_previous: bool = False
     capacity: Mapping[str, int] = field(default_factory=dict)
+    policy: Literal["fifo", "fair"] = "fair"
+    max_wait_s: float = 60.0
+    batch_max_wait_s: float = 3600.0
+    quantum: float = 0.5
+    linger: float = 0.06
+    batch_idle: float = 3.0
 
 
 # Events
@@ -56,10 +74,22 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A request asks for a lease on a model."""
+    """A request asks for a lease on a model.
+
+    Attributes:
+        ticket: Names it.
+        model: The catalog id.
+        key: The name of the API key that it came with.
+        batch: Whether it may wait until its model is awake anyway, or the device idle.
+        may_switch: Whether it may wait for its model to be made awake; else it is refused as
+            soon as the model is not.
+    """
 
     ticket: Ticket
     model: str
+    key: str = ""
+    batch: bool = False
+    may_switch: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from llm_backend.errors import LLMBackendError, Overloaded
 from llm_backend.runtimes.base import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which a request waits in line.
+
+    Attributes:
+        key: The name of its API key.
+        batch: Whether it may wait until its model is awake anyway, or the device idle.
+        may_switch: Whether its model may be made awake for it.
+    """
+
+    key: str = ""
+    batch: bool = False
+    may_switch: bool = True
+
+
+ORDINARY: Final = Terms()
 
 
 class Lessor(Protocol):
@@ -37,6 +56,7 @@ class Lease:
         model: The catalog id.
         ticket: Its number in line.
         engine: The engine, once granted.
+        terms: Under which it waits.
         error: Why it was refused, or why the engine was taken away.
         waited_s: Seconds in line.
     """
@@ -49,12 +69,16 @@ class Lease:
         "error",
         "model",
         "since",
+        "terms",
         "ticket",
         "waited_s",
     )
 
-    def __init__(self, lessor: Lessor, model: str, ticket: int, now: float) -> None:
+    def __init__(
+        self, lessor: Lessor, model: str, ticket: int, now: float, terms: Terms = ORDINARY
+    ) -> None:
         self.model = model
+        self.terms = terms
         self.ticket = ticket
         self.engine: Engine | None = None
         self.error: LLMBackendError | None = None

@@ -21,6 +21,24 @@ def not_active(model: str) -> ModelNotActive:
     )
 
 
+def not_awake(model: str) -> ModelNotActive:
+    """Tell that a request that never switches came too late for this model."""
+    return ModelNotActive(
+        f"{model} is not awake any more, and this route never switches models.",
+        hint=f"Switch first: bash scripts/switch_model.sh {model}",
+        param="model",
+    )
+
+
+def pinned(model: str, by: str) -> ModelNotActive:
+    """Tell that another model stays awake, whatever requests want."""
+    return ModelNotActive(
+        f"{model} has no room: {by} is pinned, and stays awake whatever requests want.",
+        hint=f"Switch first: bash scripts/switch_model.sh {model}",
+        param="model",
+    )
+
+
 def switched_away(model: str, drain_s: float) -> EngineGone:
     """Tell that a request was cut because its model had to go."""
     return EngineGone(

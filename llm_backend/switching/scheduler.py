@@ -1,14 +1,13 @@
 """Decides which model holds the device. Pure: event and `now` in, effects out.
 
-The policy is first come, first served, with joining:
-
 1. An operator's switch goes before every request; a later one that excludes it replaces it.
-2. Models stand in line by the oldest request that waits for them.
+2. Models stand in line; in which order, says the policy.
 3. An awake model grants its waiting requests while it has leases to give. When a model becomes
    awake, all who wait for it join, whatever else waits: a load is never thrown away unserved.
 4. A model that is not awake starts once everything in its way has left. What is in its way
-   drains from the moment that it is first in line, so that no stream of requests for the awake
-   model can starve it; if the interest goes away meanwhile, the drain is called off.
+   drains from the moment that it is first in line and the policy keeps nobody any longer, so
+   that no stream of requests for the awake model can starve it; if the interest goes away
+   meanwhile, the drain is called off.
 5. Nobody overtakes: whoever would not fit beside the models earlier in line waits.
 
 The invariant, after every event: at most one engine per exclusivity group, and what the engines
@@ -18,23 +17,34 @@ reserve fits their devices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from math import inf
 
-from llm_backend.errors import LLMBackendError, SwitchSuperseded
+from llm_backend.errors import LLMBackendError
 from llm_backend.switching import events as ev
-from llm_backend.switching.entry import Entry
+from llm_backend.switching.actions import Actions
+from llm_backend.switching.entry import Claim, Entry
 from llm_backend.switching.estimates import Durations, switch_s
 from llm_backend.switching.eviction import Occupant, fits_beside, has_room, make_room
-from llm_backend.switching.refusals import not_active, queue_full, switched_away
-from llm_backend.switching.states import AT_REST, SERVING, State, Trigger, next_state
+from llm_backend.switching.fair import Fair
+from llm_backend.switching.policies import Fifo, Policy
+from llm_backend.switching.refusals import (
+    not_active,
+    pinned,
+    queue_full,
+    switched_away,
+)
+from llm_backend.switching.states import AT_REST, SERVING, State, Trigger
 
 
-class Scheduler:
+class Scheduler(Actions):
     """Owns the state of every model; see the module for what it decides.
 
     Args:
         models: All models of the catalog that this set-up can run; each fits its devices alone.
-        rules: The settings that decide.
-        durations: Measured stage times by model, a live view; only for `Retry-After`.
+        rules: The settings that decide, the policy among them.
+        durations: Measured stage times by model, a live view.
+        now: The time at which it begins.
     """
 
     def __init__(
@@ -42,23 +52,17 @@ class Scheduler:
         models: Iterable[ev.Needs],
         rules: ev.Rules,
         durations: Mapping[str, Durations] | None = None,
+        now: float = 0.0,
     ) -> None:
-        self.entries: dict[str, Entry] = {n.model: Entry(n) for n in models}
-        self.rules = rules
-        self.wanted: dict[str, str | None] = {}
-        self.intents: dict[str, list[ev.Ticket]] = {}
-        self.unloads: dict[str, list[ev.Ticket]] = {}
+        super().__init__(models, rules, now)
         self._durations = durations if durations is not None else {}
-        self._tickets: dict[ev.Ticket, str] = {}
-        self._previous: dict[str, str] = {}
+        self._policy: Policy = (
+            Fair(self.entries, self.intents, rules, self._durations)
+            if rules.policy == "fair"
+            else Fifo(self.entries, self.intents, rules)
+        )
         self._leaving: set[str] = set()
-        self._effects: list[ev.Effect] = []
-        self._now = 0.0
-
-    @property
-    def queue_length(self) -> int:
-        """Requests that wait, over all models."""
-        return len(self._tickets)
+        self._alarm = inf
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Effect]:
         """Take in one event; return what is to be done, in this order."""
@@ -66,13 +70,18 @@ class Scheduler:
         self._effects = []
         self._take_in(event)
         self._advance()
+        if isinstance(event, ev.Timer):
+            self._alarm = inf
+            self._unload_idle()
+        self._set_alarm()
         return self._effects
 
     def grant_at_once(self, model: str, now: float) -> bool:
         """Grant a lease as `Arrived` would; return False where it would have more to decide."""
         entry = self.entries[model]
-        if entry.waiting or entry.free <= 0:
+        if self._tickets or entry.free <= 0:
             return False
+        entry.expect(now)
         entry.lend(now)
         return True
 
@@ -80,6 +89,8 @@ class Scheduler:
         """Take a lease back as `Finished` would; return False where that has consequences."""
         entry = self.entries[model]
         if self._tickets or self.intents or entry.state is not State.AWAKE:
+            return False
+        if entry.needs.idle_ttl_s is not None and entry.leases == 1:
             return False
         entry.take_back(now)
         return True
@@ -96,6 +107,7 @@ class Scheduler:
                     if o is not entry and o.state not in AT_REST
                 ]
                 wait += switch_s(in_the_way, self._durations.get(entry.needs.model, {}))
+                wait += self._policy.turn_s(entry) if in_the_way else 0.0
             if entry.needs.model == model:
                 break
         return wait
@@ -104,8 +116,9 @@ class Scheduler:
 
     def _take_in(self, event: ev.Event) -> None:
         match event:
-            case ev.Arrived(ticket, model):
-                self._arrived(ticket, self.entries[model])
+            case ev.Arrived(ticket, model, key, batch, may_switch):
+                claim = Claim(self._now, key, batch, may_switch)
+                self._arrived(ticket, self.entries[model], claim)
             case ev.Finished(model):
                 self._finished(self.entries[model])
             case ev.Left(ticket):
@@ -136,15 +149,17 @@ class Scheduler:
             case ev.Hung(_, error):
                 self._hung(entry, error)
 
-    def _arrived(self, ticket: ev.Ticket, entry: Entry) -> None:
-        if entry.free > 0 and not entry.waiting:
-            self._grant(ticket, entry)
-        elif self.queue_length >= self.rules.queue_limit:
+    def _arrived(self, ticket: ev.Ticket, entry: Entry, claim: Claim) -> None:
+        entry.expect(self._now)
+        self._line_up(ticket, entry, claim)
+        if entry.state is State.AWAKE:
+            self._settle(entry)
+        elif not claim.may_switch:
+            self._refuse_guests(entry)
+        if ticket in entry.waiting and not self._policy.has_place(claim, self.queue_length):
+            self._forget(ticket, entry)
             wait_s = self.expected_wait_s(entry.needs.model)
             self._effects.append(ev.Refuse(ticket, queue_full(self.queue_length, wait_s)))
-        else:
-            entry.waiting[ticket] = None
-            self._tickets[ticket] = entry.needs.model
 
     def _finished(self, entry: Entry) -> None:
         entry.take_back(self._now)
@@ -172,6 +187,7 @@ class Scheduler:
 
     def _unload_asked(self, ticket: ev.Ticket, entry: Entry) -> None:
         model = entry.needs.model
+        entry.kept_until = 0.0
         self._drop_intent(model, f"{model} was unloaded before the switch was done.")
         self._want_no_more(entry)
         if self._previous.get(entry.needs.group) == model:
@@ -227,12 +243,16 @@ class Scheduler:
 
     def _advance(self) -> None:
         self._leaving = set()
+        self._policy.begin(self._now)
+        done: set[str] = set()
         ahead: list[ev.Needs] = []
-        while entry := next((e for e in self._line() if e.needs not in ahead), None):
+        while entry := next((e for e in self._line() if e.needs.model not in done), None):
             place = self._place(entry)
             self._serve(entry, ahead)
-            if place == self._place(entry):  # else somebody was served: it stands further back now
-                ahead.append(entry.needs)
+            if place == self._place(entry):  # else somebody was served: it may stand further back
+                done.add(entry.needs.model)
+                if self._policy.goes_before(entry):
+                    ahead.append(entry.needs)
         for entry in self.entries.values():
             if self._drain_is_pointless(entry):
                 self._keep(entry)
@@ -240,11 +260,7 @@ class Scheduler:
                 self._stop(entry)
 
     def _line(self) -> Iterator[Entry]:
-        """Yield the models that someone waits for: operators' first, then by oldest ticket."""
-        yield from [self.entries[model] for model in self.intents]
-        requested = [e for e in self.entries.values() if e.waiting]
-        requested.sort(key=lambda e: next(iter(e.waiting)))
-        yield from [e for e in requested if e.needs.model not in self.intents]
+        return self._policy.line()
 
     def _place(self, entry: Entry) -> tuple[bool, ev.Ticket | None]:
         return entry.needs.model in self.intents, next(iter(entry.waiting), None)
@@ -277,15 +293,20 @@ class Scheduler:
             return None
         if self.rules.mode == "manual" and self.wanted.get(entry.needs.group) != model:
             return not_active(model)
-        return entry.resting(self._now)
+        by = next((e.needs.model for e in self._pinned() if self._excludes(e, entry)), None)
+        return entry.resting(self._now) if by is None else pinned(model, by)
+
+    def _pinned(self) -> Iterator[Entry]:
+        """Yield the pinned models that have an engine, unless an operator sends it away."""
+        for entry in self.entries.values():
+            if entry.needs.pinned and entry.state in {State.STARTING, State.AWAKE}:
+                yield entry
+
+    def _excludes(self, one: Entry, other: Entry) -> bool:
+        return one is not other and not fits_beside(other.needs, [one.needs], self.rules.capacity)
 
     def _bring_up(self, entry: Entry, ahead: list[ev.Needs]) -> None:
-        occupants = [
-            self._occupant(other, entry, ahead)
-            for other in self.entries.values()
-            if other.state not in AT_REST | {State.STOPPING}
-        ]
-        victims = make_room(entry.needs, occupants, self.rules.capacity, ahead)
+        victims = self._victims(entry, ahead)
         if victims is None:
             return
         self._want(entry.needs.group, entry.needs.model)
@@ -297,98 +318,63 @@ class Scheduler:
             self._move(entry, Trigger.START)
             self._effects.append(ev.Start(entry.needs.model))
 
+    def _victims(self, entry: Entry, ahead: list[ev.Needs]) -> list[str] | None:
+        """Return who leaves now so that a model fits; None while it has to wait."""
+        others = [e for e in self.entries.values() if e.state not in AT_REST | {State.STOPPING}]
+        occupants = [self._occupant(other, entry, ahead) for other in others]
+        victims = make_room(entry.needs, occupants, self.rules.capacity, ahead)
+        kept = {e.needs.model: self._policy.kept_until(e, entry) for e in others}
+        kept = {model: until for model, until in kept.items() if until > self._now}
+        if victims is None or kept.keys().isdisjoint(victims):
+            return victims
+        occupants = [replace(o, fixed=o.fixed or o.needs.model in kept) for o in occupants]
+        instead = make_room(entry.needs, occupants, self.rules.capacity, ahead)
+        if instead is None:
+            self._policy.wait_until(min(kept[v] for v in victims if v in kept), entry)
+        return instead
+
     def _occupant(self, entry: Entry, wanted: Entry, ahead: list[ev.Needs]) -> Occupant:
-        must_finish = (
-            entry.state is State.STARTING
-            and wanted.needs.model not in self.intents
-            and (bool(entry.waiting) or self.rules.unwanted_load == "finish")
-        )
+        by_request = wanted.needs.model not in self.intents
+        stays = entry.needs.pinned or self._policy.must_finish(entry)
         return Occupant(
             entry.needs,
             busy=entry.leases,
             last_used=entry.last_used,
-            fixed=must_finish or entry.needs in ahead,
+            fixed=(by_request and stays) or entry.needs in ahead,
         )
 
     def _fits(self, entry: Entry) -> bool:
         running = [e.needs for e in self.entries.values() if e.state not in AT_REST]
         return has_room(entry.needs, running, self.rules.capacity)
 
-    # Doing
-
-    def _move(self, entry: Entry, trigger: Trigger) -> None:
-        previous, entry.state = entry.state, next_state(entry.state, trigger)
-        entry.since = self._now
-        self._effects.append(ev.Moved(entry.needs.model, previous, entry.state))
-        if entry.state is State.AWAKE:
-            entry.error = None
-            self._previous[entry.needs.group] = entry.needs.model
-
-    def _want(self, group: str, model: str | None) -> None:
-        if self.wanted.get(group) != model:
-            self.wanted[group] = model
-            self._effects.append(ev.Want(group, model))
-
-    def _want_no_more(self, entry: Entry) -> None:
-        group = entry.needs.group
-        if self.wanted.get(group) == entry.needs.model:
-            rivals = [e for e in self.entries.values() if e is not entry and e.needs.group == group]
-            awake = (e.needs.model for e in rivals if e.state is State.AWAKE)
-            self._want(group, next(awake, None))
-
     def _settle(self, entry: Entry) -> None:
         """Give an awake model's operators and waiting requests what they wait for."""
-        self._reached(self.intents.pop(entry.needs.model, []))
-        while entry.waiting and entry.free > 0:
-            ticket = next(iter(entry.waiting))
+        if entry.needs.model in self.intents:
+            self._reached(self.intents.pop(entry.needs.model))
+            entry.kept_until = self._now + self._policy.turn_s(entry)
+        while entry.free > 0 and (ticket := self._policy.call_up(entry)) is not None:
             self._forget(ticket, entry)
             self._grant(ticket, entry)
 
-    def _grant(self, ticket: ev.Ticket, entry: Entry) -> None:
-        entry.lend(self._now)
-        self._effects.append(ev.Grant(ticket, entry.needs.model))
+    # The time
 
-    def _forget(self, ticket: ev.Ticket, entry: Entry) -> None:
-        del entry.waiting[ticket]
-        del self._tickets[ticket]
+    def _unload_idle(self) -> None:
+        for entry in self.entries.values():
+            if self._idle_until(entry) <= self._now:
+                self._want_no_more(entry)
+                self._send_away(entry)
 
-    def _send_away(self, entry: Entry) -> None:
-        if entry.state is State.AWAKE and entry.leases > 0:
-            self._move(entry, Trigger.DRAIN)
-            entry.drain_until = self._now + self.rules.drain_s
-            self._effects.append(ev.SetTimer(entry.drain_until))
-        elif entry.state in {State.STARTING, State.AWAKE}:
-            self._stop(entry)
+    def _idle_until(self, entry: Entry) -> float:
+        """Return when a model will have been idle for too long; `inf` if it is not idle."""
+        ttl_s = entry.needs.idle_ttl_s
+        if ttl_s is None or entry.state is not State.AWAKE or entry.leases or entry.waiting:
+            return inf
+        return max(entry.idle_since + ttl_s, entry.kept_until)
 
-    def _keep(self, entry: Entry) -> None:
-        self._move(entry, Trigger.KEEP)
-        self._want(entry.needs.group, entry.needs.model)
-
-    def _stop(self, entry: Entry) -> None:
-        self._move(entry, Trigger.STOP)
-        self._effects.append(ev.Stop(entry.needs.model))
-
-    def _unloaded(self, entry: Entry) -> None:
-        if entry.state in AT_REST:
-            self._reached(self.unloads.pop(entry.needs.model, []))
-
-    def _reached(self, tickets: list[ev.Ticket]) -> None:
-        self._effects.extend(ev.Reached(ticket) for ticket in tickets)
-
-    def _refuse_waiting(self, entry: Entry, error: LLMBackendError) -> None:
-        for ticket in list(entry.waiting):
-            self._forget(ticket, entry)
-            self._effects.append(ev.Refuse(ticket, error))
-
-    def _drop_intent(self, model: str, why: str) -> None:
-        tickets = self.intents.pop(model, [])
-        self._effects.extend(ev.Refuse(ticket, SwitchSuperseded(why)) for ticket in tickets)
-
-    def _intent_failed(self, entry: Entry, error: LLMBackendError) -> None:
-        tickets = self.intents.pop(entry.needs.model, None)
-        if tickets is None:
-            return
-        self._effects.extend(ev.Refuse(ticket, error) for ticket in tickets)
-        previous = self._previous.get(entry.needs.group)
-        if self.rules.restore_previous and previous and previous != entry.needs.model:
-            self.intents.setdefault(previous, [])
+    def _set_alarm(self) -> None:
+        """Ask for a timer, unless one is set that comes early enough to ask again then."""
+        idle = [at for e in self.entries.values() if (at := self._idle_until(e)) > self._now]
+        at = min([self._policy.wake_at, *idle])
+        if at < self._alarm:
+            self._alarm = at
+            self._effects.append(ev.SetTimer(at))

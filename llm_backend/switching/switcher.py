@@ -22,7 +22,7 @@ from llm_backend.switching.estimates import Durations
 from llm_backend.switching.feed import Feed
 from llm_backend.switching.history import WantedFile
 from llm_backend.switching.keeper import EngineKeeper, Launch, Tools
-from llm_backend.switching.lease import Lease
+from llm_backend.switching.lease import ORDINARY, Lease, Terms
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
 
@@ -56,6 +56,7 @@ class Switcher:
             [_needs(k.launch, concurrency[k.model]) for k in self._keepers.values()],
             rules,
             tools.history.durations,
+            asyncio.get_running_loop().time(),
         )
         self._tools = tools
         self._wanted = wanted
@@ -70,9 +71,9 @@ class Switcher:
 
     # For those who want an engine
 
-    def lease(self, model: str) -> Lease:
+    def lease(self, model: str, terms: Terms = ORDINARY) -> Lease:
         """Return a lease on a model, to be used as a context manager."""
-        return Lease(self, model, next(self._tickets), asyncio.get_running_loop().time())
+        return Lease(self, model, next(self._tickets), asyncio.get_running_loop().time(), terms)
 
     def is_up(self, model: str) -> bool:
         """Return whether the model's engine runs, or is on its way up or down."""
@@ -207,7 +208,9 @@ class Switcher:
             self._grant(lease, lease.model, lease.since)
             return
         self._lines[lease.ticket] = lease
-        self._apply(ev.Arrived(lease.ticket, lease.model))
+        terms = lease.terms
+        arrived = ev.Arrived(lease.ticket, lease.model, terms.key, terms.batch, terms.may_switch)
+        self._apply(arrived)
 
     def take_back(self, lease: Lease) -> None:
         """End a lease, or leave the line."""
@@ -381,4 +384,6 @@ def _needs(launch: Launch, concurrency: int) -> ev.Needs:
         group=spec.exclusivity_group,
         concurrency=concurrency,
         mib=dict.fromkeys(spec.devices, spec.memory_mib.awake),
+        pinned=spec.pinned,
+        idle_ttl_s=spec.idle_ttl_s,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import Phase, Verbosity, settings
@@ -25,7 +25,8 @@ from llm_backend.switching import events as ev
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import IllegalTransition
 from tests.model.mutants import MUTANTS
-from tests.model.world import Violation, World
+from tests.model.parts import Violation
+from tests.model.world import World
 
 GPU = {"gpu0": 16_000}
 CATALOGS: dict[str, tuple[list[ev.Needs], dict[str, int]]] = {
@@ -61,6 +62,7 @@ class SchedulerModel(RuleBasedStateMachine):
     """Everything that can happen to a scheduler, in any order."""
 
     scheduler: type[Scheduler] = Scheduler
+    policy: Literal["fifo", "fair"] = "fifo"
 
     @initialize(
         catalog=st.sampled_from(sorted(CATALOGS)),
@@ -87,6 +89,8 @@ class SchedulerModel(RuleBasedStateMachine):
             unwanted_load="cancel" if cancel else "finish",
             restore_previous=restore,
             capacity=capacity,
+            policy=self.policy,
+            batch_max_wait_s=300.0,
         )
         self.world = World({needs.model: needs for needs in models}, rules, self.scheduler)
         for number in sorted(left_behind):
@@ -105,14 +109,14 @@ class SchedulerModel(RuleBasedStateMachine):
 
     # Clients
 
-    @rule(data=st.data())
-    def a_request_arrives(self, data: st.DataObject) -> None:
-        self.world.arrive(self.pick(data, self.world.models))
+    @rule(data=st.data(), key=st.sampled_from("xyz"), batch=st.booleans())
+    def a_request_arrives(self, data: st.DataObject, key: str, batch: bool) -> None:
+        self.world.arrive(self.pick(data, self.world.models), key, batch=batch)
 
     @precondition(lambda self: self.world.engines)
-    @rule(data=st.data())
-    def a_request_for_a_hot_model_arrives(self, data: st.DataObject) -> None:
-        self.world.arrive(self.pick(data, self.world.engines))
+    @rule(data=st.data(), may_switch=st.booleans())
+    def a_request_for_a_hot_model_arrives(self, data: st.DataObject, may_switch: bool) -> None:
+        self.world.arrive(self.pick(data, self.world.engines), may_switch=may_switch)
 
     @rule(data=st.data(), times=st.integers(2, 4))
     def many_requests_arrive(self, data: st.DataObject, times: int) -> None:
@@ -197,10 +201,14 @@ HUNT = settings(
 )
 
 
-def test_every_promise_holds_in_every_order_of_events() -> None:
+@pytest.mark.parametrize("policy", ["fifo", "fair"])
+def test_every_promise_holds_in_every_order_of_events(policy: Literal["fifo", "fair"]) -> None:
     events = []
+    chosen = policy
 
     class Counted(SchedulerModel):
+        policy = chosen
+
         def teardown(self) -> None:
             super().teardown()
             events.append(self.world.events)

@@ -13,7 +13,10 @@ State = list[tuple[object, ...]]
 def state_of(scheduler: Scheduler) -> State:
     """Return what decides; errors, which have no equals, left out."""
     return [
-        (e.state, e.leases, list(e.waiting), e.last_used, e.failures, e.retry_at, e.drain_until)
+        (
+            *(e.state, e.leases, list(e.waiting), e.last_used, e.pause_s),
+            *(e.failures, e.retry_at, e.drain_until, e.turn_since, e.kept_until),
+        )
         for e in scheduler.entries.values()
     ]
 

@@ -12,35 +12,11 @@ from dataclasses import dataclass, field
 
 from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
 from llm_backend.switching import events as ev
+from llm_backend.switching.fair import RESERVE
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
+from tests.model.parts import Engine, Wait, require
 from tests.model.twins import state_after, state_of
-
-
-class Violation(AssertionError):
-    """The scheduler broke a promise."""
-
-
-def require(condition: object, promise: str) -> None:
-    if not condition:
-        raise Violation(promise)
-
-
-@dataclass
-class Engine:
-    """From `Start` until its end was told."""
-
-    ready: bool = False
-    hung: bool = False
-    stopping: bool = False
-
-
-@dataclass
-class Wait:
-    """Somebody who waits for an answer: a request for a lease, or an operator."""
-
-    kind: str
-    model: str
 
 
 @dataclass
@@ -78,11 +54,13 @@ class World:
 
     # What happens
 
-    def arrive(self, model: str) -> None:
+    def arrive(
+        self, model: str, key: str = "", *, batch: bool = False, may_switch: bool = True
+    ) -> None:
         self.tickets += 1
-        self.waits[self.tickets] = Wait("request", model)
+        self.waits[self.tickets] = Wait("request", model, may_switch)
         at_once = state_after(self.scheduler, lambda twin: twin.grant_at_once(model, self.now))
-        effects = self._tell(ev.Arrived(self.tickets, model))
+        effects = self._tell(ev.Arrived(self.tickets, model, key, batch, may_switch))
         same = (effects, state_of(self.scheduler)) == ([ev.Grant(self.tickets, model)], at_once)
         require(at_once is None or same, "a quick grant is what the event would have done")
 
@@ -224,11 +202,15 @@ class World:
         self._no_grant_past_the_head(ticket, model)
 
     def _no_grant_past_the_head(self, ticket: ev.Ticket, model: str) -> None:
-        """What is in the way of the first in line drains; who waits when it gets awake may join."""
+        """What is in the way of the first in line drains; who waits when it gets awake may join.
+
+        Under `fair`, whoever is kept in its turn goes on granting: tests/model/test_bound.py.
+        """
         head = self.waits.get(self._head)
         joining = self.event in {ev.Ready(model), ev.Adopted(model)}
         by_operator = self.switches or isinstance(self.event, ev.SwitchAsked)
-        if joining or by_operator or head is None or self._starting_before:
+        fair = self.rules.policy == "fair"
+        if fair or joining or by_operator or head is None or self._starting_before:
             return
         if head.model in self.engines:
             return  # its own engine has to end first
@@ -255,7 +237,9 @@ class World:
     def _refuse(self, ticket: ev.Ticket, error: Exception) -> None:
         wait = self._answered(ticket)
         if isinstance(error, Overloaded):
-            require(self.waiting() >= self.rules.queue_limit, "only a full queue is overloaded")
+            limit = self.rules.queue_limit
+            reserve = limit // RESERVE if self.rules.policy == "fair" else 0
+            require(self.waiting() >= limit - reserve, "only a full queue is overloaded")
         if isinstance(error, SwitchSuperseded):
             require(wait.kind == "switch", "only a switch is superseded")
 
@@ -265,9 +249,9 @@ class World:
         require(model not in self.engines, f"{model} has no engine yet")
         require(all(o.group != needs.group for o in others), f"one engine in {needs.group}")
         require(self._fit([needs, *others]), "what the engines reserve fits")
-        elders = [t for t, w in self.waits.items() if (w.kind, w.model) == ("request", model)]
+        elders = [t for t, w in self.waits.items() if w == Wait("request", model)]
         require(elders or model in self.switches, f"somebody waits for {model}")
-        if model not in self.switches:
+        if model not in self.switches and self.rules.policy == "fifo":
             self._no_start_past_elders(model, min(elders))
         self.engines[model] = Engine()
 
@@ -335,7 +319,7 @@ class World:
         loading = [m for m, e in self.engines.items() if not (e.ready or e.stopping)]
         for model in loading:
             require(not self._is_unwanted(model), f"somebody waits for {model}")
-        if not loading and not self.switches:
+        if not loading and not self.switches and self.rules.policy == "fifo":
             self._check_the_way_of_the_head()
         for model, since in self.drains.items():
             cause = model in self.unloads or self._is_in_the_way(model)
@@ -343,6 +327,9 @@ class World:
             require(self.now <= since + self.rules.drain_s, f"the drain of {model} ends in time")
         for model in +self.working:
             self._running(model)
+        for wait in self.waits.values():
+            awake = self.states.get(wait.model) is State.AWAKE
+            require(wait.may_switch or awake, f"nobody who may not switch waits for {wait.model}")
         for model, entry in self.scheduler.entries.items():
             require((model in self.engines) is (entry.state not in AT_REST), f"engine of {model}")
             require(entry.leases == self.leases[model], f"leases out on {model}")

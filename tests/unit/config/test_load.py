@@ -126,6 +126,20 @@ def test_a_lock_directory_of_its_own(root: Path) -> None:
     assert settings.lock_dir == root / "locks"
 
 
+def test_a_recording_of_arrivals_lies_in_the_state_directory(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(path: str) -> Path | None:
+        flags = {"state_dir": Path("state"), "switching.record": Path(path)}
+        return load_settings(root, flags, {}).switching.record
+
+    monkeypatch.setenv("HOME", "/home/me")
+    assert record("day.jsonl") == root / "state" / "day.jsonl"
+    assert record("~/day.jsonl") == Path("/home/me/day.jsonl")
+    assert record("/traces/day.jsonl") == Path("/traces/day.jsonl")
+    assert "switching.record" in refusal(lambda: record("~nobody-here/day.jsonl"))
+
+
 def test_problems_of_all_sources_come_together(root: Path) -> None:
     write_settings(root, "server: {port: x}\n")
     (root / ".env").write_text("LLM_CACHE__MODE=of\nLLM_CACHE__TTL=1\n", encoding="utf-8")

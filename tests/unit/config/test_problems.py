@@ -63,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "devices: [gpu0]\n    zzz: 1",
             "10: models.qwen-vl.zzz: unknown key; allowed here: aliases, purpose, runtimes, engine, "
             "weights, quantization, capabilities, max_model_len, devices, group, memory_mib, port, "
-            "environment, concurrency, timeouts, defaults",
+            "environment, concurrency, pinned, idle_ttl_s, timeouts, defaults",
             id="unknown key that is near none",
         ),
         pytest.param(

@@ -13,7 +13,7 @@ from llm_backend.gateway import admission
 from llm_backend.gateway.admission import Admission
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.runtimes.base import Engine
-from llm_backend.switching.lease import Lease
+from llm_backend.switching.lease import ORDINARY, Lease, Terms
 
 pytestmark = pytest.mark.anyio
 
@@ -42,8 +42,8 @@ def stage(timeout_s: float) -> Admission:
     return Quiet(FLEET, None, timeout_s)  # type: ignore[arg-type]  # `outlook` alone asks it
 
 
-def lease() -> Lease:
-    return Lease(Line(), "a", 1, asyncio.get_running_loop().time())
+def lease(terms: Terms = ORDINARY) -> Lease:
+    return Lease(Line(), "a", 1, asyncio.get_running_loop().time(), terms)
 
 
 async def test_the_deadline_is_named_whether_signs_are_given_or_not(
@@ -59,6 +59,15 @@ async def test_the_deadline_is_named_whether_signs_are_given_or_not(
         with pytest.raises(Overloaded, match=r"a was not free within 0\.05 s"):
             await stage(0.05).wait(lease(), way)
     assert told == ["waiting for a"]
+
+
+async def test_a_batch_request_may_wait_for_longer() -> None:
+    patient = Quiet(FLEET, None, 0.05, batch_s=0.1)  # type: ignore[arg-type]  # it is not asked
+
+    with pytest.raises(Overloaded, match=r"a was not free within 0\.15 s"):
+        await patient.wait(lease(Terms(batch=True)), None)
+    with pytest.raises(Overloaded, match=r"a was not free within 0\.05 s"):
+        await patient.wait(lease(), None)
 
 
 async def test_signs_come_until_the_grant(monkeypatch: pytest.MonkeyPatch) -> None:

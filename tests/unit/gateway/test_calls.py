@@ -11,7 +11,7 @@ import pytest
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.config.settings import LimitSettings
 from llm_backend.errors import InvalidRequest, PromptTooLong
-from llm_backend.gateway.calls import RESERVED, Bounds, Call, Salt, understand
+from llm_backend.gateway.calls import RESERVED, Bounds, Call, Salt, understand, wants_batch
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.record import Record
 
@@ -137,3 +137,23 @@ def test_engines_that_know_no_salt_get_none() -> None:
     before = asked.raw
     Salt(b"secret").apply(asked)
     assert asked.raw is before
+
+
+# The class of a request
+
+
+@pytest.mark.parametrize(
+    ("headers", "batch"),
+    [
+        ({}, False),
+        ({b"x-llm-priority": b"interactive"}, False),
+        ({b"x-llm-priority": b" Batch "}, True),
+    ],
+)
+def test_a_header_names_the_class(headers: dict[bytes, bytes], batch: bool) -> None:
+    assert wants_batch(headers) is batch
+
+
+def test_an_unknown_class_is_refused_by_its_name() -> None:
+    with pytest.raises(InvalidRequest, match="x-llm-priority is 'low'; it must be batch"):
+        wants_batch({b"x-llm-priority": b"low"})

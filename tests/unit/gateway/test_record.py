@@ -91,3 +91,15 @@ def test_times_are_observed_only_where_there_were_any() -> None:
     refused = closed(Record("id", ROUTE, model="a"), 503, EngineGone("x"))[2]
     assert 'llm_queue_wait_seconds_count{model="a"} 0.0' in refused
     assert 'llm_request_duration_seconds_count{model="a"} 1.0' in refused
+
+
+def test_only_who_asked_for_an_engine_is_told_of() -> None:
+    noted: list[Record] = []
+    recorder = Recorder(Metrics(["a"], [ROUTE]), Lines("info", "json"), noted.append)
+    cached, asked = Record("id", ROUTE, model="a"), Record("id", ROUTE, model="a")
+    asked.ask()
+    for record in (cached, asked):
+        recorder.close(record, 200, None)
+
+    assert noted == [asked]
+    assert asked.timestamp is not None

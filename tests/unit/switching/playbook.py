@@ -50,7 +50,7 @@ class Playbook:
         durations: Mapping[str, Durations] | None = None,
         **rules: Any,
     ) -> None:
-        self.scheduler = Scheduler(models, ev.Rules(**rules), durations)
+        self.scheduler = Scheduler(models, ev.Rules(**{"policy": "fifo", **rules}), durations)
         self.now = 100.0
         self.moves: list[tuple[str, State]] = []
 

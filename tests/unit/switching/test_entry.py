@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_backend.switching.entry import LONGEST_BACKOFF_S, Entry
+from llm_backend.switching.entry import LATEST, LONGEST_BACKOFF_S, LONGEST_PAUSE_S, Entry
 from llm_backend.switching.states import State
 from tests.unit.switching.playbook import CRASH, NOT_READY, model
 
@@ -62,3 +62,40 @@ def test_only_a_failed_model_rests() -> None:
     entry.state = State.STARTING  # an operator's switch does not wait
 
     assert entry.resting(100.0) is None
+
+
+def test_the_latest_pauses_count_most() -> None:
+    entry = Entry(model("a"), last_used=100.0)
+    entry.expect(110.0)
+    assert entry.pause_s == 5.0
+
+    entry.last_used = 120.0
+    entry.expect(121.0)
+    assert entry.pause_s == 3.0
+
+
+def test_a_night_is_no_longer_pause_than_half_a_minute() -> None:
+    entry = Entry(model("a"), last_used=100.0)
+
+    entry.expect(40_000.0)
+
+    assert entry.pause_s == LONGEST_PAUSE_S * LATEST
+
+
+def test_there_is_no_pause_between_requests_at_once() -> None:
+    entry = Entry(model("a"), last_used=100.0, leases=1)
+
+    entry.expect(1_000.0)
+
+    assert entry.pause_s == 0.0
+
+
+def test_a_turn_lasts_from_ready_until_it_is_asked_to_leave() -> None:
+    entry = Entry(model("a"))
+    for state, at in ((State.STARTING, 1.0), (State.AWAKE, 2.0), (State.DRAINING, 3.0)):
+        entry.enter(state, at)
+    assert (entry.turn_since, entry.turn_over) == (2.0, 3.0)
+
+    entry.enter(State.AWAKE, 4.0)  # the drain was called off: it is the same turn
+    entry.enter(State.STOPPING, 5.0)
+    assert (entry.turn_since, entry.turn_over) == (2.0, 5.0)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llm_backend.switching.estimates import GUESS_S, RECENT, expected_s, remaining_s, switch_s
+from llm_backend.switching.estimates import (
+    GUESS_S,
+    RECENT,
+    expected_s,
+    remaining_s,
+    return_s,
+    switch_s,
+)
 
 
 def test_a_stage_is_expected_to_take_what_it_usually_took() -> None:
@@ -35,3 +42,9 @@ def test_a_switch_costs_the_stops_and_the_start() -> None:
 def test_a_switch_that_was_never_measured_is_guessed() -> None:
     assert switch_s([], {}) == GUESS_S
     assert switch_s([{}], {}) == GUESS_S + 1.0
+
+
+def test_there_and_back_is_two_switches() -> None:
+    here, there = {"start": [10.0], "stop": [1.0]}, {"start": [20.0], "stop": [2.0]}
+
+    assert return_s(here, there) == 1.0 + 20.0 + 2.0 + 10.0

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from llm_backend.switching.refusals import not_active, queue_full, switched_away
+from llm_backend.switching.refusals import (
+    not_active,
+    not_awake,
+    pinned,
+    queue_full,
+    switched_away,
+)
 
 
 def test_a_full_line_says_when_to_come_back() -> None:
@@ -22,3 +28,10 @@ def test_a_cut_request_learns_which_limit_it_met() -> None:
     assert error.message.startswith("qwen-vl was switched away")
     assert "300 s" in error.message
     assert "switching.drain_timeout_s" in str(error.hint)
+
+
+def test_who_may_not_switch_and_who_meets_a_pinned_model_learn_the_command() -> None:
+    for error in (not_awake("qwen-vl"), pinned("qwen-vl", by="qwen-14b")):
+        assert error.hint == "Switch first: bash scripts/switch_model.sh qwen-vl"
+        assert (error.status, error.should_retry) == (409, False)
+    assert "qwen-14b is pinned" in error.message
