@@ -7,6 +7,7 @@ SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
+SDKS := tests/sdks/node_modules/.package-lock.json
 STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
@@ -16,8 +17,8 @@ PROSE := llm_backend tests bench docs scripts config requirements/*.in .ci Makef
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: check lint style types contracts shell images spelling test unit contract integration vllm docker \
-  fmt lock upgrade schema vllm-cpu help
+.PHONY: check lint style types contracts shell images spelling test unit contract integration patience vllm docker \
+  gpu fmt lock upgrade schema vllm-cpu help
 
 check: lint test ## all checks and tests that this machine can run
 
@@ -53,8 +54,15 @@ unit: ## unit tests, the scheduler's model, the rules of the house
 contract: ## one suite for every runtime
 	@$(STEP) contract 3 $(PYTEST) -m "not vllm and not docker" tests/contract
 
-integration: ## a real gateway, real engine processes
+integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
 	@$(STEP) integration 15 $(PYTEST) -m "not vllm and not docker" tests/integration
+
+patience: $(SDKS) ## the official SDKs through a load of eleven minutes
+	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py
+
+$(SDKS): tests/sdks/package-lock.json
+	npm ci --prefix tests/sdks --no-audit --no-fund --silent
+	touch $@
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
 ifneq ($(wildcard $(VLLM_VENV)/installed),)
@@ -73,6 +81,9 @@ docker: ## the compose set-up and its runtime, on a real Docker engine
 	else \
 	  printf '\n== Docker: skipped, no engine answers.\n'; \
 	fi
+
+gpu: ## real vLLM on a real CUDA device; what it measures goes to test-output/gpu
+	@$(STEP) "vLLM on a GPU" 60 $(PYTEST) tests/gpu
 
 fmt: ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -33,13 +33,30 @@ def is_listening(port: int) -> bool:
     return False
 
 
+def get(port: int, path: str, timeout_s: float = 5) -> tuple[int, bytes]:
+    """Return status and body of the answer to one GET; status 0 where there is none."""
+    return _ask(port, "GET", path, None, {}, timeout_s)
+
+
 def post(
     port: int, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float = 60
 ) -> tuple[int, bytes]:
     """Return status and body of the answer to one POST; status 0 where there is none."""
+    headers = {"content-type": "application/json", **headers}
+    return _ask(port, "POST", path, body, headers, timeout_s)
+
+
+def _ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    timeout_s: float,
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
-        connection.request("POST", path, body, {"content-type": "application/json", **headers})
+        connection.request(method, path, body, dict(headers))
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):

@@ -37,10 +37,12 @@ from llm_backend.runtimes.locks import gateway_lock
 from llm_backend.runtimes.process import ProcessRuntime
 from llm_backend.switching.events import Rules
 from llm_backend.switching.feed import Feed, Listener
-from llm_backend.switching.history import History, WantedFile, write_json
+from llm_backend.switching.history import DoubtFile, History, WantedFile, write_json
 from llm_backend.switching.keeper import Launch, Tools
-from llm_backend.switching.memory import MemoryGate
+from llm_backend.switching.lending import LoanFile
+from llm_backend.switching.memory import MemoryGate, engines_of
 from llm_backend.switching.probe import EngineProbe
+from llm_backend.switching.residency import HOST
 from llm_backend.switching.switcher import Switcher
 from llm_backend.switching.watch import WatchRules
 from llm_backend.telemetry import logs
@@ -271,19 +273,35 @@ def _switcher(
 ) -> Switcher:
     switching, limits = settings.switching, settings.limits
     capacity = {name: capacity_of(catalog, devices, name) for name in catalog.devices}
-    rules = rules_of(settings, {name: mib for name, mib in capacity.items() if mib is not None})
+    known = {name: mib for name, mib in capacity.items() if mib is not None}
+    rules = rules_of(settings, {**known, HOST: _sleep_ram_mib(settings)})
     watch = WatchRules(switching.stall_s, switching.probe_s)
     preload = catalog.find(switching.preload) if switching.preload else None
+    doubts = DoubtFile(settings.state_dir / "asleep.json")
+    doubts.load()
     return Switcher(
         launches,
         concurrency={
             x.spec.id: x.spec.concurrency or limits.concurrency_per_model for x in launches
         },
         rules=rules,
-        tools=Tools(MemoryGate(devices), probe, Feed(), history, watch),
+        tools=Tools(
+            MemoryGate(devices, catalog.devices, engines_of(settings.state_dir)),
+            probe,
+            Feed(),
+            history,
+            watch,
+            doubts,
+        ),
         wanted=WantedFile(settings.state_dir / "wanted.json"),
+        loans=LoanFile(settings.state_dir / "device-leases.json"),
         preload=preload.id if preload else None,
     )
+
+
+def _sleep_ram_mib(settings: Settings) -> int:
+    given = settings.switching.sleep_ram_mib
+    return psutil.virtual_memory().total // 2**21 if given is None else given
 
 
 def rules_of(settings: Settings, capacity: Mapping[str, int]) -> Rules:

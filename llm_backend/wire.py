@@ -109,7 +109,7 @@ def requested_model(body: JSONObject) -> str | None:
     if model is None or model == "":
         return None
     if not isinstance(model, str):
-        raise InvalidRequest(f"model must be a string, not {_shown(model)}.", param="model")
+        raise InvalidRequest(f"model must be a string, not {shown(model)}.", param="model")
     return model
 
 
@@ -123,11 +123,12 @@ def wants_stream(body: JSONObject) -> bool:
     if stream is None:
         return False
     if not isinstance(stream, bool):
-        raise InvalidRequest(f"stream must be true or false, not {_shown(stream)}.", param="stream")
+        raise InvalidRequest(f"stream must be true or false, not {shown(stream)}.", param="stream")
     return stream
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def shown(value: object, limit: int = 60) -> str:
+    """Return a value of a request as an error message shows it: as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= limit else text[:limit] + "…"
 

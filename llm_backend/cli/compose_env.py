@@ -18,6 +18,7 @@ from typing import Literal
 from dotenv import dotenv_values
 
 from llm_backend.cli.project import Project
+from llm_backend.config.catalog import RuntimeKind
 from llm_backend.config.environment import from_dotenv, from_environment
 from llm_backend.errors import SetupError
 
@@ -27,6 +28,9 @@ PASSWORDS = ("REDIS_PASSWORD", "GRAFANA_ADMIN_PASSWORD")
 PASSWORD_BYTES = 24
 SOMEBODY = 1000
 """The user of the gateway's container where root starts it: never root."""
+
+SLEEP_FILE = "docker-compose.sleep.yml"
+"""What engines that can sleep need on top of docker-compose.yml."""
 
 GATEWAY_PORT = 7000
 MAY_BE_EMPTY = frozenset({"VLLM_ATTENTION_BACKEND", "GPU_MEMORY_UTILIZATION"})
@@ -135,11 +139,20 @@ class ComposeEnv:
             "GATEWAY_RUNTIME": "nvidia" if "nvidia" in runtimes else "runc",
             "LLM_BACKEND_SOURCE": source_digest(project.root),
             "ENGINE_OPTIONS": options_digest(project.root),
+            **self._files(),
         }
+
+    def _files(self) -> dict[str, str]:
+        """Return the files of compose, where docker-compose.yml alone does not do."""
+        in_containers = self._project.catalog.runnable(frozenset({RuntimeKind.DOCKER}))
+        if all(spec.residency == "stop" for spec in in_containers):
+            return {}
+        files = self._given("COMPOSE_FILE") or "docker-compose.yml"
+        return {"COMPOSE_FILE": files if SLEEP_FILE in files else f"{files}:{SLEEP_FILE}"}
 
     def _set_by_user(self, values: Mapping[str, str]) -> dict[str, str]:
         """Return what the user's own words change of the values; paths stay absolute."""
-        fixed = {"LLM_STATE_DIR", "LLM_LOCK_DIR", "MODELS_DIR"}
+        fixed = {"LLM_STATE_DIR", "LLM_LOCK_DIR", "MODELS_DIR", "COMPOSE_FILE"}
         names = (name for name in values if name not in fixed)
         return {name: given for name in names if (given := self._given(name))}
 

@@ -181,6 +181,18 @@ class Control:
         body = self._call("POST", "/api/v1/inference/unload", {}, patience_s)
         return [str(model) for model in body.get("unloaded", [])]
 
+    def take_lease(self, wish: JSONObject, patience_s: float) -> JSONObject:
+        """Have a device freed of engines; return the lease once its memory is free."""
+        return self._call("POST", "/api/v1/device/lease", wish, patience_s)
+
+    def leases(self) -> JSONObject:
+        """Return the device leases that hold."""
+        return self._call("GET", "/api/v1/device/lease")
+
+    def give_lease(self, ident: str) -> JSONObject:
+        """Give a device back before its time."""
+        return self._call("DELETE", f"/api/v1/device/lease/{quote(ident, safe='')}")
+
     def clear_cache(self, model: str | None) -> JSONObject:
         """Forget the cached answers, of one model or of all."""
         return self._call("POST", "/api/v1/cache/clear", {"model": model} if model else {})

@@ -112,9 +112,9 @@ class Machine:
         """Return what models may reserve on a device; None where it is not there."""
         snapshot, spec = self.devices[name], self._specs[name]
         if snapshot is not None:
-            return min(snapshot.total_mib, spec.memory_mib or snapshot.total_mib)
+            return spec.room_mib(snapshot.total_mib)
         # A card that only Docker sees is as large as the catalog says.
-        return spec.memory_mib if setup == "compose" and spec.kind == "cuda" else None
+        return spec.room_mib(None) if setup == "compose" and spec.kind == "cuda" else None
 
     def _engine_obstacle(self, spec: ModelSpec, setup: Setup, *, here: bool) -> str | None:
         """Say what keeps a model's engine from being launched; None where nothing does."""

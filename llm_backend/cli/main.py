@@ -16,6 +16,7 @@ from llm_backend.cli.cache import clear
 from llm_backend.cli.config import check
 from llm_backend.cli.doctor import doctor
 from llm_backend.cli.download import download
+from llm_backend.cli.lease import give, leases, take
 from llm_backend.cli.logs import logs
 from llm_backend.cli.models import models
 from llm_backend.cli.replay import replay
@@ -61,7 +62,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 GROUPS: dict[str, tuple[str, tuple[Callable[..., None], ...]]] = {
     "config": ("Settings and catalog.", (check,)),
     "cache": ("The answers that the gateway keeps.", (clear,)),
+    "lease": ("Devices that other programs have for a time.", (take, give, leases)),
 }
+NAMES: dict[Callable[..., None], str] = {leases: "list"}
+"""Commands that are called what Python calls something else."""
 
 
 def build_app() -> typer.Typer:
@@ -80,7 +84,7 @@ def build_app() -> typer.Typer:
         group = typer.Typer(name=name, help=about, no_args_is_help=True, rich_markup_mode=None)
         group.callback()(_group)
         for command in commands:
-            group.command()(command)
+            group.command(NAMES.get(command))(command)
         app.add_typer(group)
     return app
 

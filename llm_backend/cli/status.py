@@ -59,8 +59,10 @@ def _show(
         ("Switch", _switch(state.get("switch"))),
         ("Queue", _queue(state.get("queue", {}))),
         ("Cache", _cache(health.get("cache", {}))),
+        ("Leased", "; ".join(map(_leased, state.get("leases", [])))),
         ("Backends", f"attention: {attention}" if attention else ""),
         *((f"{name}", _device(device)) for name, device in health.get("devices", {}).items()),
+        *((name, "its memory cannot be read") for name in health.get("unwatched_devices", [])),
     ):
         if text:
             terminal.say(f"{name:<8} {text}")
@@ -102,6 +104,12 @@ def _cache(cache: JSONObject) -> str:
 
 def _device(device: JSONObject) -> str:
     return f"{device['name']}, {mib(device['free_mib'])} of {mib(device['total_mib'])} free"
+
+
+def _leased(lease: JSONObject) -> str:
+    held = "all" if lease["mib"] is None else mib(lease["mib"])
+    left = duration(lease["expires_in_s"])
+    return f"{held} of {lease['device']} for {left} more: {lease['reason']} ({lease['id']})"
 
 
 def _row(model: JSONObject) -> tuple[str, ...]:

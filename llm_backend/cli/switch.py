@@ -42,6 +42,12 @@ STEPS = {
 LISTEN_S = 5.0
 """How long the first event of a gateway may take before the switch is asked for all the same."""
 
+PACE_S = 1.0
+"""How often the gateway is asked how long a switch takes yet."""
+
+NEARLY = 0.99
+"""How full a bar is while a load takes longer than expected."""
+
 MARGIN_S = 60.0
 """What a switch may take on top of the deadlines of its steps."""
 
@@ -131,7 +137,9 @@ async def _load(
         base_url=record.url, headers=headers, timeout=timeout, trust_env=False
     ) as http:
         listening = asyncio.Event()
-        watching = asyncio.create_task(_watch(http, model, report, listening))
+        bar = LoadBar(report)
+        watching = asyncio.create_task(_watch(http, model, bar, listening))
+        pacing = asyncio.create_task(_keep_pace(http, model, bar))
         try:
             # First listen, then ask: otherwise the first steps are gone before anyone hears them.
             with suppress(TimeoutError):
@@ -140,32 +148,82 @@ async def _load(
             with plain_transport_errors(record, deadline_s):
                 response = await http.post("/api/v1/inference/load", json={"model": model})
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            for task in (watching, pacing):
+                task.cancel()
+            await asyncio.wait({watching, pacing})
     return answer(response)
 
 
+class LoadBar:
+    """What is shown of a load: its step, and how much of the expected time is over.
+
+    Where nobody knows how long it takes, the bar shows what the engine says of itself.
+
+    Args:
+        report: Shows it.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._text = ""
+        self._told: float | None = None
+        self._share: float | None = None
+
+    def say(self, text: str, fraction: float | None = None) -> None:
+        """Show another step, and how far the engine says that it is."""
+        self._text, self._told = text, fraction
+        self._show()
+
+    def pace(self, elapsed_s: float, left_s: float) -> None:
+        """Show how much of the time is over; a bar never goes back, nor is full too early."""
+        share = min(elapsed_s / max(elapsed_s + left_s, 0.1), NEARLY)
+        self._share = max(share, self._share or 0.0)
+        self._show()
+
+    def _show(self) -> None:
+        self._report(self._text, self._told if self._share is None else self._share)
+
+
+async def _keep_pace(http: httpx2.AsyncClient, model: str, bar: LoadBar) -> None:
+    """Move the bar by what the gateway expects; without an answer it just stands."""
+    began = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(PACE_S)
+        with suppress(httpx2.HTTPError, InvalidJSON):
+            status = decode_object((await http.get("/status")).content)
+            left_s = _left_s(status.get("switch"), model)
+            if left_s is not None:
+                bar.pace(asyncio.get_running_loop().time() - began, left_s)
+
+
+def _left_s(switch: object, model: str) -> float | None:
+    """Return the seconds that a switch to this model will take yet, where that is known."""
+    if not isinstance(switch, dict) or switch.get("to") != model:
+        return None
+    left_s = switch.get("estimate_s")
+    return float(left_s) if isinstance(left_s, int | float) else None
+
+
 async def _watch(
-    http: httpx2.AsyncClient, model: str, report: Report, listening: asyncio.Event
+    http: httpx2.AsyncClient, model: str, bar: LoadBar, listening: asyncio.Event
 ) -> None:
-    """Report what `GET /events` says of a load; without events there is just no progress."""
-    report("waiting for the gateway")
+    """Show what `GET /events` says of a load; without events there is just no progress."""
+    bar.say("waiting for the gateway")
     try:
         with suppress(httpx2.HTTPError, InvalidJSON):
             async with http.stream("GET", "/events") as response:
                 async for event in httpx2.EventSource(response):
                     listening.set()
-                    _report_event(event.event, decode_object(event.data.encode()), model, report)
+                    _report_event(event.event, decode_object(event.data.encode()), model, bar)
     finally:
         listening.set()
 
 
-def _report_event(kind: str, data: JSONObject, model: str, report: Report) -> None:
+def _report_event(kind: str, data: JSONObject, model: str, bar: LoadBar) -> None:
     whose = data.get("model")
     if kind == "progress" and whose == model:
-        report(str(data.get("text")), data.get("fraction"))
+        bar.say(str(data.get("text")), data.get("fraction"))
     elif kind == "step" and (words := STEPS.get(str(data.get("step")))):
-        report(words if whose == model else f"{words} {whose}")
+        bar.say(words if whose == model else f"{words} {whose}")
     elif kind == "state" and data.get("state") == "draining":
-        report(f"letting {whose} finish what it works on")
+        bar.say(f"letting {whose} finish what it works on")

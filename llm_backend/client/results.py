@@ -199,11 +199,12 @@ class RunningSwitch(View):
 
 
 class Queue(View):
-    """Requests that wait for a model."""
+    """Requests that wait for a model; `wait_s` is what a newcomer has to expect, in seconds."""
 
     length: int = 0
     limit: int | None = None
     by_model: Mapping[str, int] = {}
+    wait_s: Mapping[str, float] = {}
 
 
 class ModelStatus(View):

@@ -28,6 +28,7 @@ from llm_backend.config.base import (
     Text,
     Whole,
 )
+from llm_backend.config.device import DeviceSpec
 from llm_backend.config.references import dangling
 
 
@@ -52,17 +53,6 @@ class RuntimeKind(StrEnum):
     DOCKER = "docker"
     PROCESS = "process"
     EXTERNAL = "external"
-
-
-class DeviceSpec(Strict):
-    """A GPU or the CPU."""
-
-    kind: Literal["cpu", "cuda"] = "cuda"
-    """`cuda` for an NVIDIA GPU, `cpu` for the processor and its RAM."""
-    index: Annotated[Whole, Field(ge=0, le=63)] = 0
-    """Number of the GPU, as `nvidia-smi` counts."""
-    memory_mib: MiB | None = None
-    """What models may reserve together; without it the device's own total counts."""
 
 
 class HubWeights(Strict):
@@ -177,6 +167,8 @@ class CommandEngine(Strict):
     """Where the program starts."""
     progress_metric: Text | None = None
     """A counter on its `/metrics` that moves while it works."""
+    sleep_mode: Flag = False
+    """Whether it has the routes of vLLM's sleep mode: `/sleep`, `/wake_up`, `/is_sleeping`."""
 
 
 class ExternalEngine(Strict):
@@ -218,6 +210,12 @@ class Reservation(Strict):
     """While only its process is there."""
     residue: MiB = 0
     """What stays on the device after it stopped."""
+    host: MiB | None = None
+    """RAM of the host that it takes `asleep-1`; by default the size of its weights."""
+
+    def asleep(self, level: int) -> int:
+        """Return what it takes on each of its devices at a level of sleep."""
+        return self.asleep_1 if level == 1 else self.asleep_2
 
 
 class Timeouts(Strict):
@@ -229,6 +227,10 @@ class Timeouts(Strict):
     """From SIGTERM until SIGKILL."""
     memory_s: Seconds = 30
     """How long a start waits for the device's memory to be free."""
+    sleep_s: Seconds = 30
+    """How long it may take to fall asleep; past it, it is stopped."""
+    wake_s: Seconds = 60
+    """How long it may take to wake up; past it, it is started anew."""
 
 
 class GenerationDefaults(Strict):
@@ -284,12 +286,29 @@ class ModelSpec(Strict):
     """Requests at once; by default `limits.concurrency_per_model`."""
     pinned: Flag = False
     """Whether it stays awake whatever requests for others want; operators still switch."""
+    residency: Literal["stop", "asleep-1", "asleep-2", "auto"] = "stop"
+    """What becomes of its engine when another model takes its place: `asleep-1` keeps the
+    weights in the RAM of the host, `asleep-2` keeps the process only, `auto` takes what proved
+    quickest."""
     idle_ttl_s: Seconds | None = None
     """Unused for so long, it is unloaded; by default it stays until another is wanted."""
     timeouts: Timeouts = Timeouts()
     """Deadlines, in seconds."""
     defaults: GenerationDefaults = GenerationDefaults()
     """Fields put into a request that does not have them."""
+
+    @property
+    def sleep_levels(self) -> tuple[int, ...]:
+        """The levels of vLLM's sleep mode that it may take, the lightest first."""
+        return {"asleep-1": (1,), "asleep-2": (2,), "auto": (1, 2)}.get(self.residency, ())
+
+    @property
+    def host_mib(self) -> int:
+        """RAM of the host that its weights take while it is `asleep-1`, in MiB."""
+        reserved = self.memory_mib
+        if reserved.host is not None:
+            return reserved.host
+        return getattr(self.weights, "size_mib", None) or reserved.awake
 
     @property
     def exclusivity_group(self) -> str:

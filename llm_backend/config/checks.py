@@ -32,6 +32,7 @@ def check(settings: Settings, catalog: Catalog) -> list[Problem]:
     problems = [*_server(settings), *_switching(settings, catalog)]
     for spec in catalog:
         problems += [*_runtimes(catalog, spec), *_weights(catalog, spec), *_memory(catalog, spec)]
+        problems += _residency(catalog, spec)
     return [*problems, *_containers(catalog)]
 
 
@@ -104,6 +105,34 @@ def _memory(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
             text = f"{spec.memory_mib.awake} MiB are more than the {total} MiB of {device!r}"
             origin = catalog.origin("models", spec.id, "memory_mib", "awake")
             yield Problem(origin, text, "warning")
+
+
+def _residency(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    engine, origin = spec.engine, catalog.origin("models", spec.id, "residency")
+    if spec.residency == "stop":
+        return
+    if engine.kind != "vllm" and not getattr(engine, "sleep_mode", False):
+        text = (
+            f"{spec.residency!r} is for engines with vLLM's sleep mode, and this one is "
+            f"{engine.kind}; take 'stop'"
+        )
+        yield Problem(origin, text)
+    for device in spec.devices:
+        room = catalog.devices[device].room_mib(None)
+        beside = _largest_beside(catalog, spec, device)
+        asleep = min(spec.memory_mib.asleep(level) for level in spec.sleep_levels)
+        if room is not None and beside + asleep > room:
+            text = (
+                f"asleep it keeps {asleep} MiB of {device!r}, and another model that takes its "
+                f"place reserves {beside} of {room} MiB: it will be stopped instead; lower "
+                f"gpu-memory-utilization and `memory_mib.awake`"
+            )
+            yield Problem(origin, text, "warning")
+
+
+def _largest_beside(catalog: Catalog, spec: ModelSpec, device: str) -> int:
+    rivals = (m for m in catalog if m.exclusivity_group == spec.exclusivity_group and m != spec)
+    return max((m.memory_mib.awake for m in rivals if device in m.devices), default=0)
 
 
 def _containers(catalog: Catalog) -> Iterator[Problem]:

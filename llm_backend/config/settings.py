@@ -11,6 +11,7 @@ from llm_backend.config.base import (
     Count,
     Flag,
     Located,
+    MiB,
     ModelId,
     Name,
     Seconds,
@@ -154,6 +155,8 @@ class SwitchingSettings(Strict):
     """Without progress for this long, a busy engine gets a one-token probe."""
     probe_s: Seconds = 15
     """How long that probe may take before the engine counts as hung."""
+    sleep_ram_mib: MiB | None = None
+    """RAM for the weights of models that are `asleep-1`; by default half of the machine's."""
     record: Path | None = None
     """A file to note arrivals in, for `llm-backend replay`; relative paths start at `state_dir`."""
 

@@ -73,6 +73,7 @@ class EngineKind:
         progress_metric: A counter on `/metrics` that moves while the engine works.
         probe_path: Route of the one-token request that tells a busy engine from a hung one.
         probe_body: Its body, without the model.
+        sleeps: Whether it has the routes of vLLM's sleep mode.
     """
 
     name: str
@@ -83,6 +84,7 @@ class EngineKind:
     probe_body: Mapping[str, Any] = field(
         default_factory=lambda: {"prompt": "a", "max_tokens": 1, "temperature": 0}
     )
+    sleeps: bool = False
 
 
 def file_name(model: str) -> str:

@@ -58,4 +58,5 @@ def kind(spec: ModelSpec, engine: CommandEngine) -> EngineKind:
         progress_metric=engine.progress_metric,
         probe_path=probe_path,
         probe_body=probe_body,
+        sleeps=engine.sleep_mode,
     )

@@ -24,6 +24,9 @@ from llm_backend.errors import EngineStartFailed
 _CONTAINER_PORT: Final = 8000
 """Where vLLM listens in its container, unless the catalog says otherwise."""
 
+SLEEP_OPTION: Final = "enable-sleep-mode"
+"""Lets vLLM give back its memory and stay (GPUs only)."""
+
 _COUNTED: Final = (
     (re.compile(r"Loading \S+ checkpoint shards:.*?(\d+)/(\d+)"), "loading weights"),
     (re.compile(r"Capturing CUDA graphs.*?(\d+)/(\d+)"), "capturing CUDA graphs"),
@@ -53,10 +56,17 @@ def process_plan(spec: ModelSpec, engine: VllmEngine, store: WeightsStore) -> La
         served_name=spec.id,
         port=spec.port,
         argv=(python, "-m", "vllm.entrypoints.openai.api_server", *_arguments(spec, engine, store)),
-        env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **spec.environment},
+        env=_environment(spec),
         stop_s=spec.timeouts.stop_s,
         fingerprint=_fingerprint(spec, engine, store, _versions(python)),
     )
+
+
+def _environment(spec: ModelSpec) -> dict[str, str]:
+    ours = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if spec.residency != "stop":
+        ours["VLLM_SERVER_DEV_MODE"] = "1"  # its sleep routes exist only so
+    return {**ours, **spec.environment}
 
 
 def container_plan(
@@ -107,11 +117,16 @@ def _arguments(spec: ModelSpec, engine: VllmEngine, store: WeightsStore) -> Iter
     weights = require_weights(spec, store)
     if engine.config_file is not None:
         yield from ("--config", str(_config_path(spec.id, engine.config_file)))
-    yield from _flags(engine.options)
+    yield from _flags(_options(spec, engine))
     # Last, because vLLM takes the last of two: options cannot open the engine to the network.
     if weights is not None:
         yield from ("--model", str(weights))
     yield from ("--served-model-name", spec.id, "--host", "127.0.0.1", "--port", "{port}")
+
+
+def _options(spec: ModelSpec, engine: VllmEngine) -> Mapping[str, Scalar | None]:
+    """Return its options; an engine that is to sleep needs one, which `false` leaves out."""
+    return engine.options if spec.residency == "stop" else {SLEEP_OPTION: True, **engine.options}
 
 
 def _flags(options: Mapping[str, Scalar | None]) -> Iterator[str]:
@@ -178,4 +193,5 @@ def kind(spec: ModelSpec) -> EngineKind:
         progress_metric="vllm:iteration_tokens_total_count",
         probe_path=probe_path,
         probe_body=probe_body,
+        sleeps=True,
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import ceil
 
 from llm_backend.config.catalog import ModelSpec
-from llm_backend.errors import InvalidRequest, ModelNotActive
+from llm_backend.errors import InvalidRequest, ModelNotActive, Overloaded
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.runtimes.base import Engine
-from llm_backend.switching.estimates import remaining_s
+from llm_backend.switching.entry import Claim
+from llm_backend.switching.estimates import CAREFUL
+from llm_backend.switching.forecast import START
 from llm_backend.switching.lease import Lease
 from llm_backend.switching.states import State
 from llm_backend.switching.switcher import Switcher
@@ -90,24 +93,60 @@ class Admission:
         timeout_s = self.timeout_s + (self.batch_s if lease.terms.batch else 0.0)
         if sign is not None and not await lease.settled(min(FIRST_SIGN_S, timeout_s)):
             await self._keep_company(lease, sign, timeout_s)
-        return await lease.granted(timeout_s)
+        try:
+            return await lease.granted(timeout_s)
+        except Overloaded as error:
+            if lease.error is None:  # its time is over: there is nobody else who knows how long yet
+                error.retry_after_s = self.back_s(lease)
+            raise
 
     async def _keep_company(self, lease: Lease, sign: Sign, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         while (left := lease.since + timeout_s - loop.time()) > 0:
-            await sign(self.outlook(lease.model))
+            await sign(self.tell(lease))
             if await lease.settled(min(SIGN_EVERY_S, left)):
                 return
 
-    def outlook(self, model: str) -> str:
-        """Say in a few words what a request for this model waits for, and how long yet."""
+    def back_s(self, lease: Lease) -> float:
+        """Return the seconds after which a request that is turned away may come back."""
+        claim = Claim(lease.since, lease.terms.key, lease.terms.batch)
+        return self.switcher.forecast(CAREFUL).back_s(lease.model, claim)
+
+    def tell(self, lease: Lease) -> str:
+        """Say in a few words what a request waits for, how long yet, and where in line."""
+        outlook = self.switcher.outlook(lease)
+        told = self._doing(lease.model)
+        if outlook.is_measured:
+            told += f", about {max(1.0, outlook.wait_s):.0f} s left"
+        return told if outlook.place == 1 else f"{told}, place {outlook.place} in line"
+
+    def _doing(self, model: str) -> str:
         state = self.switcher.entries[model].state
         if state is State.AWAKE:
             return f"waiting for {model}, all places are taken"
         if state is not State.STARTING:
             return f"waiting for {model}, the device is busy"
-        keeper = self.switcher.keeper(model)
-        elapsed = asyncio.get_running_loop().time() - self.switcher.entries[model].since
-        left = remaining_s(self.switcher.durations(model), "start", elapsed)
-        doing = keeper.progress.text if keeper.progress else "loading"
-        return f"{doing} {model}" + ("" if left is None else f", about {left:.0f} s left")
+        progress = self.switcher.keeper(model).progress
+        return f"{progress.text if progress else 'loading'} {model}"
+
+    def stages(self, lease: Lease) -> dict[str, float]:
+        """Return the seconds that a request waited, by what it waited for; empty if it did not."""
+        if lease.outlook is None:
+            return {}
+        if self.switcher.entries[lease.model].turn_since < lease.since:
+            return {"queue": lease.waited_s}
+        # The model came up meanwhile. Of a start that was under way before, all is told.
+        durations = self.switcher.durations(lease.model)
+        steps = {step: durations[step][-1] for step in START if durations.get(step)}
+        return {"queue": max(0.0, lease.waited_s - sum(steps.values())), **steps}
+
+
+def waiting_headers(lease: Lease) -> list[tuple[bytes, bytes]]:
+    """Tell a request that waits, or is turned away, its place in line and the wait, if known."""
+    outlook = lease.outlook
+    if outlook is None or not (lease.error is None or isinstance(lease.error, Overloaded)):
+        return []
+    headers = [(b"x-queue-position", b"%d" % outlook.place)]
+    if outlook.is_measured:
+        headers.append((b"x-estimated-wait-s", b"%d" % ceil(outlook.wait_s)))
+    return headers

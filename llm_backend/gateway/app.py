@@ -29,9 +29,9 @@ from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.exchange import Exchange
 from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight_headers
 from llm_backend.gateway.pipeline import Pipeline
-from llm_backend.gateway.routes import control, health, openai
+from llm_backend.gateway.routes import control, device, health, openai
 from llm_backend.gateway.services import Services
-from llm_backend.wire import error_object, retry_after
+from llm_backend.wire import error_object, retry_after, shown
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +119,7 @@ def build_api(services: Services) -> FastAPI:
         redoc_url=None,
     )
     api.state.services = services
-    for router in (health.router, openai.router, control.router):
+    for router in (health.router, openai.router, control.router, device.router):
         api.include_router(router)
     api.add_exception_handler(LLMBackendError, _on_error)
     api.add_exception_handler(RequestValidationError, _on_invalid)
@@ -150,7 +150,8 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
         return render(InvalidJSON(f"The body is not valid JSON: {first['ctx']['error']}."))
     # The place is ("body", field, ...) or ("query", name): its first part is no name of the API.
     field = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    return render(InvalidRequest(f"{field}: {first['msg']}.", param=field))
+    given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
+    return render(InvalidRequest(f"{field}: {first['msg']}{given}.", param=field))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

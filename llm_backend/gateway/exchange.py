@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from starlette.types import Message, Receive, Scope, Send
 
 from llm_backend.errors import BodyTooLarge, LLMBackendError
-from llm_backend.gateway.sse import StreamKind, error_event
+from llm_backend.gateway.sse import StreamKind, comment, error_event
 from llm_backend.wire import Dialect, encode, error_object, retry_after
 
 CONNECTION = "llm_backend.connection"
@@ -62,6 +62,8 @@ class Exchange:
         extra: Headers to add to the answer.
         dialect: Whose error shape the route speaks.
         stream: How the stream that was asked for ends; None where none was.
+        asked_at: When the engine was asked, on the event loop's clock; None where it was not.
+        stages: Seconds that went by before that, by what they were for.
     """
 
     __slots__ = (
@@ -70,11 +72,13 @@ class Exchange:
         "_receive",
         "_send",
         "_task",
+        "asked_at",
         "dialect",
         "extra",
         "finished",
         "headers",
         "request_id",
+        "stages",
         "status",
         "stream",
     )
@@ -89,6 +93,8 @@ class Exchange:
         self.extra: Headers = [(b"x-request-id", self.request_id.encode())]
         self.dialect: Dialect = "openai"
         self.stream: StreamKind | None = None
+        self.asked_at: float | None = None
+        self.stages: dict[str, float] = {}
         self._connection: Connection = scope["extensions"][CONNECTION]
         self._receive = receive
         self._send = send
@@ -164,13 +170,28 @@ class Exchange:
         headers = [(b"content-type", content_type), *self.extra]
         if length is not None:
             headers.append((b"content-length", b"%d" % length))
+            if self.asked_at is not None:
+                headers.append((b"server-timing", self._timing(self.asked_at)))
         else:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         return headers
 
+    def _timing(self, asked_at: float) -> bytes:
+        engine = b"engine;dur=%.1f" % (1000 * (asyncio.get_running_loop().time() - asked_at))
+        if not self.stages:
+            return engine
+        waited = (f"{name};dur={1000 * s:.1f}, " for name, s in self.stages.items())
+        return "".join(waited).encode() + engine
+
     async def write(self, piece: bytes) -> None:
         """Send a piece of the body; waits while the client reads slower than we write."""
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def close(self, piece: bytes) -> None:
+        """Send the last piece of a stream; to who had to wait, also what the time went by with."""
+        if self.asked_at is not None and self.stages:
+            piece += comment(f"timing: {self._timing(self.asked_at).decode()}")
+        await self.end(piece)
 
     async def end(self, piece: bytes = b"") -> None:
         """Send the last piece of the body."""

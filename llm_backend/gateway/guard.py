@@ -29,6 +29,16 @@ _ONCE: Final = frozenset(
 )
 """Headers that decide: of two of them, two readers could each believe another one."""
 
+EXPOSED: Final = (
+    b"retry-after",
+    b"server-timing",
+    b"x-cache",
+    b"x-estimated-wait-s",
+    b"x-queue-position",
+    b"x-request-id",
+)
+"""Headers of answers that a page may read."""
+
 _HOSTS_KEPT: Final = 64
 """Good values of the Host header that are not taken apart again; ports make many of one name."""
 
@@ -138,7 +148,7 @@ def cors_headers(origin: bytes) -> Headers:
     """Return what lets a page of an allowed origin read the answer."""
     return [
         (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"retry-after, x-cache, x-request-id"),
+        (b"access-control-expose-headers", b", ".join(EXPOSED)),
         (b"vary", b"origin"),
     ]
 

@@ -12,7 +12,13 @@ from typing import Final
 
 from llm_backend.errors import EngineBroke, EngineGone, LLMBackendError, Overloaded
 from llm_backend.gateway import sse
-from llm_backend.gateway.admission import FIRST_SIGN_S, SIGN_EVERY_S, Admission, Sign
+from llm_backend.gateway.admission import (
+    FIRST_SIGN_S,
+    SIGN_EVERY_S,
+    Admission,
+    Sign,
+    waiting_headers,
+)
 from llm_backend.gateway.auth import Authenticator
 from llm_backend.gateway.cache import CacheKey, Policy, ResponseCache
 from llm_backend.gateway.calls import Bounds, Call, Salt, understand, wants_batch
@@ -231,8 +237,11 @@ class Pipeline:
         with stages.switcher.lease(call.spec.id, terms) as lease:
             engine = lease.engine
             if engine is None:
+                exchange.extra += waiting_headers(lease)
                 engine = await stages.admission.wait(lease, self._signer(exchange, call))
+                exchange.stages = stages.admission.stages(lease)
             call.record.waited_s = lease.waited_s
+            exchange.asked_at = asyncio.get_running_loop().time()
             try:
                 return await stages.relay.run(exchange, call, lease, engine, keep=keep)
             except (EngineGone, EngineBroke) as error:

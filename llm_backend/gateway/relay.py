@@ -148,7 +148,7 @@ class Relay:
         last = watch.finish()
         if watch.failure is not None:
             raise watch.failure
-        await exchange.end(last)
+        await exchange.close(last)
         call.record.note_usage(watch.usage)
         return kept.answer(call, last) if kept is not None else None
 

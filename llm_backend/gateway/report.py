@@ -18,8 +18,8 @@ from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.runtimes.base import Engine
-from llm_backend.switching.entry import Entry
-from llm_backend.switching.estimates import remaining_s
+from llm_backend.switching.entry import Claim, Entry
+from llm_backend.switching.lending import Loan, left_s
 from llm_backend.switching.states import SERVING, State
 from llm_backend.switching.switcher import Switcher
 
@@ -67,6 +67,7 @@ class Reporter:
             },
             "cache": self.cache.describe(),
             "devices": await asyncio.to_thread(self._devices),
+            "unwatched_devices": await asyncio.to_thread(self._unwatched),
             "models": models,
             "helpers": {},
         }
@@ -88,9 +89,21 @@ class Reporter:
                 "length": self.switcher.queue_length,
                 "limit": self.settings.limits.queue,
                 "by_model": waiting,
+                "wait_s": self._waits(waiting),
             },
             "models": [self._full(spec) for spec in self.fleet.catalog],
+            "leases": self.leases(),
         }
+
+    def _waits(self, models: Iterable[str]) -> dict[str, float]:
+        """Return about how many seconds a request for these models would wait if it came now."""
+        forecast = self.switcher.forecast()
+        claim = Claim(forecast.now)
+        return {m: round(forecast.newcomer(m, claim).wait_s, 1) for m in models}
+
+    def leases(self) -> list[JSON]:
+        """Return the devices that other programs have for a time."""
+        return [describe_loan(loan) for loan in self.switcher.lending.loans.values()]
 
     def model_list(self) -> JSON:
         """Return what `GET /v1/models` shows."""
@@ -129,7 +142,11 @@ class Reporter:
 
     def _residency(self, model: str) -> str:
         entry = self.switcher.entries.get(model)
-        return "awake" if entry is not None and entry.state in SERVING else "stopped"
+        if entry is None:
+            return "stopped"
+        if entry.state is State.ASLEEP:
+            return f"asleep-{entry.rung}"
+        return "awake" if entry.state in SERVING else "stopped"
 
     def _brief(self, spec: ModelSpec) -> JSON:
         entry = self.switcher.entries[spec.id]
@@ -174,20 +191,25 @@ class Reporter:
         return {
             "to": to,
             "from": leaving.needs.model if leaving else None,
-            **self._step(coming or moving[0]),
+            **self._step(coming or moving[0], to),
         }
 
-    def _step(self, entry: Entry) -> JSON:
+    def _estimate_s(self, to: str | None) -> float | None:
+        """Return the seconds until a model is awake; None where it never came up before."""
+        if to is None or self.switcher.entries[to].state is State.AWAKE:
+            return None
+        if not self.switcher.durations(to).get("start"):
+            return None
+        return round(self.switcher.forecast().awake_s(to), 1)
+
+    def _step(self, entry: Entry, to: str | None) -> JSON:
         keeper = self.switcher.keeper(entry.needs.model)
         elapsed = asyncio.get_running_loop().time() - entry.since
-        estimate = None
-        if entry.state is State.STARTING:
-            estimate = remaining_s(self.switcher.durations(entry.needs.model), "start", elapsed)
         progress = keeper.progress
         return {
             "step": keeper.step or entry.state.value,
             "elapsed_s": round(elapsed, 3),
-            "estimate_s": None if estimate is None else round(estimate, 1),
+            "estimate_s": self._estimate_s(to),
             "progress": progress and {"text": progress.text, "fraction": progress.fraction},
         }
 
@@ -197,12 +219,36 @@ class Reporter:
         return next((r.name for r in readings if r is not None), None)
 
     def _devices(self) -> Mapping[str, JSON]:
-        readings = {name: self.probe.read(name) for name in self.fleet.catalog.devices}
+        accounts = {d: self.switcher.memory.account(d) for d in self.fleet.catalog.devices}
         return {
-            name: {"name": r.name, "total_mib": r.total_mib, "free_mib": r.free_mib}
-            for name, r in readings.items()
-            if r is not None
+            name: {
+                "name": account.reading.name,
+                "total_mib": account.reading.total_mib,
+                "free_mib": account.reading.free_mib,
+                "foreign_mib": account.foreign_mib,
+            }
+            for name, account in accounts.items()
+            if account is not None
         }
+
+    def _unwatched(self) -> list[str]:
+        """Return the devices whose memory cannot be read: starts on them are not checked."""
+        return [name for name in self.fleet.catalog.devices if self.probe.read(name) is None]
+
+
+def describe_loan(loan: Loan) -> JSON:
+    """Return a device lease as the API shows it."""
+    ends = datetime.fromtimestamp(loan.expires_at, UTC)
+    return {
+        "id": loan.lease.ident,
+        "device": loan.lease.device,
+        "mib": loan.lease.mib,
+        "reason": loan.lease.reason,
+        "ready": loan.ready,
+        "note": loan.note,
+        "expires_at": ends.isoformat(timespec="milliseconds"),
+        "expires_in_s": left_s(loan.lease),
+    }
 
 
 def targets(running: Iterable[tuple[ModelSpec, Engine]]) -> list[JSON]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind
 from llm_backend.engines import kind_of, plan_for
@@ -13,6 +14,7 @@ from llm_backend.gateway.fleet import Fleet
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.runtimes.base import Runtime
 from llm_backend.switching.keeper import Launch
+from llm_backend.weights.page_cache import weight_files
 
 _WAYS = {
     RuntimeKind.DOCKER: "a container",
@@ -64,7 +66,16 @@ def _launch(spec: ModelSpec, kind: RuntimeKind, drivers: Drivers, store: Weights
         kind_of(spec),
         drivers.runtimes[kind],
         lambda: plan_for(spec, store, kind, drivers.image),
+        lambda: _files(spec, store),
     )
+
+
+def _files(spec: ModelSpec, store: WeightsStore) -> list[Path]:
+    """Return the files of a model's weights that are here."""
+    if spec.weights is None:
+        return []
+    found = (store.locate(spec.weights), store.companion(spec.weights))
+    return [file for path in found if path is not None for file in weight_files(path)]
 
 
 def _why_not(spec: ModelSpec, kind: RuntimeKind, catalog: Catalog, devices: GpuProbe) -> str | None:
@@ -77,7 +88,10 @@ def _why_not(spec: ModelSpec, kind: RuntimeKind, catalog: Catalog, devices: GpuP
             return f"its device {name} is not to be seen: no NVIDIA driver, or no such GPU"
         room = capacity_of(catalog, devices, name)
         if room is not None and spec.memory_mib.awake > room:
-            return f"it needs {spec.memory_mib.awake} MiB and {name} has {room}"
+            return (
+                f"it needs {spec.memory_mib.awake} MiB and models may take {room} of {name} "
+                f"(devices.{name} of the catalog sets the head-room)"
+            )
     return None
 
 
@@ -86,14 +100,9 @@ def _unseen(catalog: Catalog, devices: GpuProbe, name: str) -> bool:
 
 
 def capacity_of(catalog: Catalog, devices: GpuProbe, name: str) -> int | None:
-    """Return what may be reserved on a device: what is set, else all that it has.
-
-    None where neither is known.
-    """
+    """Return what models may reserve on a device together, in MiB; None where nobody knows."""
     reading = devices.read(name)
-    limits = [catalog.devices[name].memory_mib, reading.total_mib if reading else None]
-    known = [mib for mib in limits if mib is not None]
-    return min(known) if known else None
+    return catalog.devices[name].room_mib(reading.total_mib if reading else None)
 
 
 def fleet_of(catalog: Catalog, runnable: Sequence[str], unavailable: Mapping[str, str]) -> Fleet:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 import pynvml
 
-from llm_backend.config.catalog import DeviceSpec
+from llm_backend.config.device import DeviceSpec
 from llm_backend.gpu.base import GpuSnapshot, Holder
 
 MIB = 1024 * 1024
@@ -52,20 +52,22 @@ class NvmlProbe:
             return None
 
 
-def _holders(handle: object) -> Sequence[Holder]:
+def _holders(handle: object) -> Sequence[Holder] | None:
     # Containers and WSL2 may not show processes, or show them without their memory.
     try:
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        computing = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        drawing = pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
     except pynvml.NVMLError:
-        return ()
+        return None
+    processes = {p.pid: p for p in [*drawing, *computing]}  # one that does both is listed twice
     return [
         Holder(p.pid, _process_name(p.pid), p.usedGpuMemory and p.usedGpuMemory // MIB)
-        for p in processes
+        for p in processes.values()
     ]
 
 
-def _process_name(pid: int) -> str:
+def _process_name(pid: int) -> str | None:
     try:
         return psutil.Process(pid).name()
     except psutil.Error:
-        return "a process of another container"
+        return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
-from llm_backend.config.catalog import DeviceSpec
+from llm_backend.config.device import DeviceSpec
 from llm_backend.gpu.base import GpuProbe, GpuSnapshot
 
 MIB = 1024 * 1024

@@ -183,10 +183,11 @@ class _Simulation:
         if self._scheduler.grant_at_once(arrival.model, now):
             self._grant(request)
             return
-        outcome.expected_s = self._scheduler.expected_wait_s(arrival.model)
         self._waiting[request.ticket] = request
         self._tell(ev.Arrived(request.ticket, arrival.model, arrival.key, arrival.batch))
         if request.ticket in self._waiting:
+            outlook = self._scheduler.forecast(now).waiting(arrival.model, request.ticket)
+            outcome.expected_s = outlook.wait_s
             self._set_patience(request)
 
     def _set_patience(self, request: _Request) -> None:

@@ -1,14 +1,24 @@
 """The contract of a runtime: start, stop, poll and read the logs of engines.
 
 A runtime drives; it decides nothing. The switcher alone calls it, and calls at most one
-of `start` and `stop` for a model at a time. What a call answers in each state:
+of `start`, `stop`, `rest` and `rouse` for a model at a time. What a call answers in each state:
 
 | state of the engine | start | stop | poll | wait |
 |---|---|---|---|---|
 | never started, or exited | starts it | returns its exit at once | the exit | returns at once |
-| running | EngineStartFailed | ends it, proves the exit | None | waits |
+| running, at rest or not | EngineStartFailed | ends it, proves the exit | None | waits |
 | being stopped by a call that was cancelled | EngineStartFailed | joins the stop | None | waits |
 | the lock of its group is held by another engine | EngineStartFailed | - | - | - |
+
+An engine holds the lock of its exclusivity group from its start to its end, except while it is
+at rest: asleep, so that another engine of the group may start.
+
+| state of the engine | rest | rouse |
+|---|---|---|
+| running, and holds the lock | lets go of the lock | returns at once |
+| at rest, the lock is free | returns at once | takes the lock |
+| at rest, the lock is held by another engine | returns at once | EngineStartFailed; it rests on |
+| ended, or being stopped | ServiceError | EngineStartFailed |
 """
 
 from __future__ import annotations
@@ -87,6 +97,29 @@ class Runtime(Protocol):
         """
         ...
 
+    async def rest(self, engine: Engine) -> None:
+        """Let go of the lock of the engine's group: it is asleep, and another one may start.
+
+        An engine that rests is never taken over: the `survey` of the next gateway ends it, for
+        nobody knows then what it would answer. Cancelling the call does not call it off.
+
+        Raises:
+            ServiceError: the engine has ended or is being stopped, or what watches over it does
+                not answer. Whether the lock is held is then unknown until the engine has ended.
+        """
+        ...
+
+    async def rouse(self, engine: Engine) -> None:
+        """Take the lock again, before the engine is woken.
+
+        Cancelling the call does not call it off: `rest` does.
+
+        Raises:
+            EngineStartFailed: another engine holds the lock, and this one rests on; or it has
+                ended or is being stopped, or what watches over it does not answer.
+        """
+        ...
+
     async def poll(self, engine: Engine) -> Exit | None:
         """Return how the engine ended; None while it runs."""
         ...
@@ -98,7 +131,7 @@ class Runtime(Protocol):
     async def survey(self, plans: Sequence[LaunchPlan]) -> Sequence[Engine]:
         """Find running engines of these plans that an earlier gateway left.
 
-        What is ours and cannot be used any more (half started, half ended, of another
+        What is ours and cannot be used any more (half started, half ended, at rest, of another
         fingerprint, of a model no longer in the catalog) is ended here, exit proven.
         """
         ...

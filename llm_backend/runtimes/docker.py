@@ -81,6 +81,24 @@ class DockerRuntime:
             life.stopping = self._own(self._stop(life, grace_s), self._stops)
         return await asyncio.shield(life.stopping)
 
+    async def rest(self, engine: Engine) -> None:
+        """Let go of the lock of the engine's group, so that another one may start.
+
+        Raises:
+            ServiceError: the engine has ended or is being stopped, its record cannot be
+                written, or Docker does not answer.
+        """
+        await asyncio.shield(self._own(self._rest(engine), self._starts, engine.model))
+
+    async def rouse(self, engine: Engine) -> None:
+        """Take the lock again, before the engine is woken.
+
+        Raises:
+            EngineStartFailed: another engine holds it; or the engine has ended or is being
+                stopped, its record cannot be written, or Docker does not answer.
+        """
+        await asyncio.shield(self._own(self._rouse(engine), self._starts, engine.model))
+
     async def poll(self, engine: Engine) -> Exit | None:
         """Return how the engine ended; None while Docker has a process of it.
 
@@ -158,7 +176,7 @@ class DockerRuntime:
         async with self._guard.turn(name):
             self._guard.guarded.add(name)
             try:
-                lock = await self._lock(plan)
+                lock = await self._lock(plan.model, plan.group, name)
             except BlockingIOError as error:
                 hint = "End that engine first: llm-backend stop"
                 raise _start_failed(plan, str(error), hint) from None
@@ -170,9 +188,9 @@ class DockerRuntime:
             self._guard.lives[engine.instance] = Life(engine, lock)
             return engine
 
-    async def _lock(self, plan: LaunchPlan) -> int:
-        what = f"the engine of {plan.model} in container {_container(plan)}"
-        return await asyncio.to_thread(hold_engine_lock, self._lock_dir, plan.group, what)
+    async def _lock(self, model: str, group: str, container: str) -> int:
+        what = f"the engine of {model} in container {container}"
+        return await asyncio.to_thread(hold_engine_lock, self._lock_dir, group, what)
 
     async def _bring_up(self, plan: LaunchPlan, name: str) -> Engine:
         """Start a container, and prove that this start is what runs now."""
@@ -196,6 +214,53 @@ class DockerRuntime:
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
             await self.stop(starting.result(), 0)
+
+    # Resting
+
+    async def _rest(self, engine: Engine) -> None:
+        async with self._guard.turn(engine.handle):
+            life = self._guard.life(engine)
+            try:
+                await self._see_running(life)
+                # First the record: nobody finds the lock free and an engine that seems awake.
+                await self._note_rest(engine, resting=True)
+            except (OSError, ServiceError) as error:
+                text = f"The engine of {engine.model} cannot rest: {_reason(error)}."
+                raise ServiceError(text, hint="End it with: llm-backend stop") from error
+            life.release()
+
+    async def _rouse(self, engine: Engine) -> None:
+        async with self._guard.turn(engine.handle):
+            life = self._guard.life(engine)
+            try:
+                await self._see_running(life)
+                if life.lock is None:
+                    await self._take_again(life)
+            except (OSError, ServiceError) as error:
+                text = f"The engine of {engine.model} cannot be roused: {_reason(error)}."
+                hint = "See what runs with: llm-backend status"
+                raise EngineStartFailed(text, hint=hint) from error
+
+    async def _take_again(self, life: Life) -> None:
+        engine = life.engine
+        life.lock = await self._lock(engine.model, engine.group, engine.handle)
+        try:
+            await self._note_rest(engine, resting=False)
+            _refuse_ended(life)
+        except BaseException:
+            life.release()
+            raise
+
+    async def _note_rest(self, engine: Engine, *, resting: bool) -> None:
+        mark = self._records.mark_resting
+        await asyncio.to_thread(mark, engine.model, engine.instance, resting=resting)
+
+    async def _see_running(self, life: Life) -> None:
+        """Raise ServiceError where an engine has ended or is being stopped."""
+        life.compare(await self._guard.inspect(life.engine.handle))
+        _refuse_ended(life)
+        if life.stopping is not None:
+            raise ServiceError("it is being stopped")
 
     # Ending
 
@@ -242,7 +307,7 @@ class DockerRuntime:
         if instance in self._guard.lives:
             return self._guard.lives[instance].engine
         try:
-            lock = await self._lock(plan)
+            lock = await self._lock(plan.model, plan.group, record.container)
         except BlockingIOError as error:
             log.warning("engine_not_adopted", model=plan.model, reason=str(error))
             return None
@@ -270,6 +335,15 @@ def _container(plan: LaunchPlan) -> str:
 
 def _failed(task: asyncio.Task[Any]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _refuse_ended(life: Life) -> None:
+    if life.ended.done():
+        raise ServiceError(f"it has ended: {life.ended.result().reason}")
+
+
+def _reason(error: OSError | ServiceError) -> str:
+    return error.message.rstrip(".") if isinstance(error, ServiceError) else str(error)
 
 
 def _as_start_failure(plan: LaunchPlan, error: BaseException) -> BaseException:

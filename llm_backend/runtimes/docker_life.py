@@ -20,13 +20,14 @@ class Life:
         engine: The engine.
         ended: Done when Docker has said that it is over; its result is how it ended.
         stopping: The stop that is under way, or was.
+        lock: Holds the lock of the engine's group; None while it rests and when it has ended.
     """
 
     def __init__(self, engine: Engine, lock: int | None = None) -> None:
         self.engine = engine
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.stopping: asyncio.Task[Exit] | None = None
-        self._lock = lock
+        self.lock = lock
         self._oom = False
         self._code: int | None = None
 
@@ -49,14 +50,15 @@ class Life:
             # Flag and status are those of this run; the flag alone may be older (20.10).
             code, oom = container.code, oom or (container.oom and container.code == _KILLED)
         self.ended.set_result(exit_of(code, oom=oom, stopped=self.stopping is not None))
-        self._release()
+        self.release()
 
     def close(self) -> None:
         """Let go: nobody waits for the end any more, and nobody holds the group's lock."""
         self.ended.cancel()
-        self._release()
+        self.release()
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def release(self) -> None:
+        """Let go of the lock of the engine's group."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None

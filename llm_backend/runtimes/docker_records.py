@@ -27,6 +27,8 @@ class ContainerRecord:
         served_name: The name under which it knows the model.
         stop_s: Seconds from SIGTERM to SIGKILL.
         stopping: Whether it was asked to end.
+        resting: Whether it is at rest. True before the lock of its group is let go, and until
+            after that lock is taken again.
     """
 
     container: str
@@ -38,6 +40,7 @@ class ContainerRecord:
     served_name: str
     stop_s: float
     stopping: bool = False
+    resting: bool = False
 
     @classmethod
     def of(cls, plan: LaunchPlan, container: str) -> ContainerRecord:
@@ -54,9 +57,9 @@ class ContainerRecord:
         )
 
     def serves(self, plan: LaunchPlan, instance: str) -> bool:
-        """Return whether this start is what `plan` would start, and was not asked to end."""
+        """Return whether this start is what `plan` would start, and neither ends nor rests."""
         wanted = ContainerRecord.of(plan, self.container)
-        return not self.stopping and replace(wanted, started=instance, stop_s=self.stop_s) == self
+        return replace(wanted, started=instance, stop_s=self.stop_s) == self
 
 
 def engine_of(plan: LaunchPlan, container: str, instance: str) -> Engine:
@@ -99,15 +102,24 @@ class ContainerRecords:
 
     def mark_stopping(self, model: str, instance: str) -> ContainerRecord | None:
         """Note that an engine is asked to end; return its record, if it is the last start."""
-        record = self.load(model)
-        if record is None or record.started != instance:
-            return None
-        self.save(replace(record, stopping=True))
+        record = self._last(model, instance)
+        if record is not None:
+            self.save(replace(record, stopping=True))
         return record
+
+    def mark_resting(self, model: str, instance: str, *, resting: bool) -> None:
+        """Note that an engine rests, or no more, if it is the last start."""
+        record = self._last(model, instance)
+        if record is not None:
+            self.save(replace(record, resting=resting))
 
     def forget(self, model: str) -> None:
         """Remove the record of a model."""
         self._path(model).unlink(missing_ok=True)
+
+    def _last(self, model: str, instance: str) -> ContainerRecord | None:
+        record = self.load(model)
+        return record if record and record.started == instance else None
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{file_name(model)}{_SUFFIX}"
@@ -116,8 +128,7 @@ class ContainerRecords:
 def _parse(path: Path) -> ContainerRecord | None:
     try:
         value = json.loads(path.read_bytes())
-        return ContainerRecord(
-            **{field.name: value[field.name] for field in fields(ContainerRecord)}
-        )
-    except (OSError, ValueError, TypeError, LookupError):
+        known = {field.name for field in fields(ContainerRecord)}
+        return ContainerRecord(**{key: value[key] for key in known & value.keys()})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None

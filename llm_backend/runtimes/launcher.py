@@ -15,6 +15,9 @@ Run as `python -I -S launcher.py SPEC`, where SPEC is a JSON object:
 SIGTERM, SIGINT and SIGHUP stop the engine: SIGTERM to it, SIGKILL once `record.stop_s` seconds
 have passed. SIGQUIT kills it at once. Nothing that the engine started outlives it.
 
+SIGUSR1 lets go of the lock, SIGUSR2 takes it again. The record then counts one more in `answers`,
+`rests` says whether the lock was let go, and `refusal` why it could not be taken.
+
 Only the standard library is imported, and little of it: one launcher runs for each engine.
 """
 
@@ -47,8 +50,15 @@ LOCK_WAIT_S = 0.5
 """How long a held lock is tried again: whoever only looks at a lock holds it for an instant."""
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WATCHED = (*_STOP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM)
-_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD)
+_WATCHED = (
+    *_STOP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+)
+_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -66,18 +76,22 @@ class Launcher:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
-        self.record = spec["record"]
-        self.record["pid"] = os.getpid()
+        self.record = {**spec["record"], "pid": os.getpid(), "rests": False, "answers": 0}
+        self.lock = -1
+        self.is_saved = True
         self.engine = 0
         self.deadline = 0.0
 
     def run(self) -> int:
         """Start the engine, wait for its end, and return its exit status."""
         try:
-            lock = self.take_lock()
+            self.lock = os.open(
+                self.spec["lock_path"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
+            self.take_lock()
             self.check_gateway()
             self.save()
-            self.start(lock)
+            self.start()
         except (OSError, Refusal) as error:
             status = getattr(error, "status", CANNOT_RUN)
             print(error, file=sys.stderr, flush=True)
@@ -87,20 +101,18 @@ class Launcher:
         self.watch()
         return self.finish()
 
-    def take_lock(self) -> int:
+    def take_lock(self) -> None:
         """Take the group's lock; what the file says then names its holder."""
-        lock = os.open(self.spec["lock_path"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         deadline = time.monotonic() + LOCK_WAIT_S
-        while not try_lock(lock):
+        while not try_lock(self.lock):
             if time.monotonic() > deadline:
-                holder = os.pread(lock, 4096, 0).decode(errors="replace")
+                holder = os.pread(self.lock, 4096, 0).decode(errors="replace")
                 raise Refusal(LOCK_HELD, self.describe(holder))
             time.sleep(0.02)
         what = f"the engine of {self.record['model']}"
         note = {"pid": os.getpid(), "what": what, "instance": self.record["instance"]}
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(note).encode(), 0)
-        return lock
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, json.dumps(note).encode(), 0)
 
     def check_gateway(self) -> None:
         """Refuse to start an engine that nobody waits for.
@@ -123,7 +135,7 @@ class Launcher:
             who = "another process"
         return f"the lock of group {self.record['group']} is held by {who}"
 
-    def start(self, lock: int) -> None:
+    def start(self) -> None:
         """Fork and execute the engine; it inherits the lock."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         # A SIGCHLD that nobody handles is dropped on macOS, even while it is blocked.
@@ -134,7 +146,7 @@ class Launcher:
         launcher = os.getpid()
         self.engine = os.fork()
         if not self.engine:
-            self.become_engine(launcher, lock, write_end)
+            self.become_engine(launcher, write_end)
         os.close(write_end)
         with open(read_end, "rb") as pipe:
             failure = pipe.read().decode(errors="replace")
@@ -144,7 +156,7 @@ class Launcher:
             self.save()
             raise Refusal(CANNOT_RUN, failure)
 
-    def become_engine(self, launcher: int, lock: int, failure: int) -> None:
+    def become_engine(self, launcher: int, failure: int) -> None:
         """Turn this forked process into the engine; never returns."""
         try:
             os.setpgid(0, 0)
@@ -154,7 +166,7 @@ class Launcher:
             for number in _RESET:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            os.set_inheritable(lock, True)
+            os.set_inheritable(self.lock, True)
             if self.spec["cwd"]:
                 os.chdir(self.spec["cwd"])
             os.execvp(self.spec["argv"][0], self.spec["argv"])  # noqa: S606 - the purpose
@@ -175,7 +187,17 @@ class Launcher:
             elif number == signal.SIGQUIT or self.is_overdue():
                 self.kill()
             elif number == signal.SIGALRM:
-                bound_log(self.spec["log_path"], self.spec["log_limit"])
+                self.look_after_files()
+            elif number == signal.SIGUSR1:
+                self.rest()
+            elif number == signal.SIGUSR2:
+                self.rouse()
+
+    def look_after_files(self) -> None:
+        """Bound the log; write the record if that was not possible before."""
+        bound_log(self.spec["log_path"], self.spec["log_limit"])
+        if not self.is_saved:
+            self.save()
 
     def reap(self) -> bool:
         """Collect ended children; return whether the engine is one of them."""
@@ -211,6 +233,41 @@ class Launcher:
             self.save()
         os.kill(self.engine, signal.SIGKILL)
 
+    def rest(self) -> None:
+        """Let go of the lock: the engine, which inherited it, holds it no more either.
+
+        The record says it first: whoever finds the lock free finds no engine that seems awake.
+        """
+        if not self.record["rests"]:
+            self.record["rests"] = True
+            self.save()
+            if not self.is_saved:
+                self.record["rests"] = False
+                self.answer("its record could not be written")
+                return
+            # The next holder signs the file: until then nobody has to answer for the lock.
+            os.ftruncate(self.lock, 0)
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
+        self.answer("")
+
+    def rouse(self) -> None:
+        """Take the lock again, unless another engine has it."""
+        refusal = ""
+        if self.record["rests"]:
+            try:
+                self.take_lock()
+            except (OSError, Refusal) as error:
+                refusal = str(error)
+            else:
+                self.record["rests"] = False
+        self.answer(refusal)
+
+    def answer(self, refusal: str) -> None:
+        """Tell whoever waits for it that a request was dealt with."""
+        self.record["answers"] += 1
+        self.record["refusal"] = refusal
+        self.save()
+
     def finish(self) -> int:
         """End all that the engine has left, then say how it ended."""
         end_children(self.engine)
@@ -221,6 +278,7 @@ class Launcher:
     def save(self) -> None:
         """Replace the record in one step."""
         path = self.spec["record_path"]
+        self.is_saved = False
         try:
             with open(path + ".tmp", "w", encoding="utf-8") as file:
                 json.dump(self.record, file)
@@ -230,6 +288,8 @@ class Launcher:
                 raise
             # Too late to give up: an engine that runs has to be watched and ended all the same.
             print(f"the record {path} could not be written: {error}", file=sys.stderr, flush=True)
+            return
+        self.is_saved = True
 
     def report(self, answer: dict[str, object]) -> None:
         """Answer whoever waits for the start, if they still do."""

@@ -1,8 +1,9 @@
 """The process runtime: engines are processes of this machine, each under a launcher.
 
 The launcher (`launcher.py`) holds the kernel lock of the engine's group, so that a second engine
-of the group cannot even start; it outlives the gateway, ends the engine with all its descendants,
-and keeps the engine's record. This module starts launchers, watches them and finds them again.
+of the group cannot even start while the first is not at rest; it outlives the gateway, ends the
+engine with all its descendants, and keeps the engine's record. This module starts launchers,
+watches them and finds them again.
 """
 
 from __future__ import annotations
@@ -85,6 +86,24 @@ class ProcessRuntime:
         are fewer. Cancelling the call does not call off the stop; a second call joins it.
         """
         return await self._life(engine).stop(grace_s)
+
+    async def rest(self, engine: Engine) -> None:
+        """Let go of the lock of the engine's group, so that another one may start.
+
+        Raises:
+            ServiceError: the engine has ended or is being stopped, or its launcher does not
+                answer within 10 s.
+        """
+        await self._life(engine).rest()
+
+    async def rouse(self, engine: Engine) -> None:
+        """Take the lock again, before the engine is woken.
+
+        Raises:
+            EngineStartFailed: another engine holds it; or the engine has ended or is being
+                stopped, or its launcher does not answer within 10 s.
+        """
+        await self._life(engine).rouse()
 
     async def poll(self, engine: Engine) -> Exit | None:
         """Return how the engine ended; None while anything of it is left."""

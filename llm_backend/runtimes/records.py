@@ -1,7 +1,7 @@
 """Engine records: what is known of the last start of each model, one file a model.
 
-The launcher writes them, before the engine exists and once more when it has ended, so that no
-crash of the gateway can lose an engine. The gateway only reads.
+The launcher writes them, before the engine exists, when it rests or is roused, and once more
+when it has ended, so that no crash of the gateway can lose an engine. The gateway only reads.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class EngineRecord:
         code: Its exit status, negative for a signal; None until it has ended.
         stopping: Whether it was asked to end.
         killed: Whether the launcher had to kill it.
+        rests: Whether it is at rest. True before the lock of its group is let go, and until
+            after that lock is taken again.
+        answers: How often the launcher did what SIGUSR1 or SIGUSR2 asked for, or refused it;
+            None where the launcher is of a release that knows neither and would die of them.
+        refusal: Why the launcher did not take the lock again when it was asked last.
     """
 
     instance: str
@@ -46,12 +51,15 @@ class EngineRecord:
     code: int | None = None
     stopping: bool = False
     killed: bool = False
+    rests: bool = False
+    answers: int | None = None
+    refusal: str = ""
 
     def serves(self, plan: LaunchPlan) -> bool:
-        """Return whether the engine is what `plan` would start, and was not asked to end."""
+        """Return whether the engine is what `plan` would start, and neither ends nor rests."""
         same = (self.model, self.group, self.fingerprint, self.host, self.served_name)
         wanted = (plan.model, plan.group, plan.fingerprint, plan.host, plan.served_name)
-        usable = self.code is None and not self.stopping
+        usable = self.code is None and not self.stopping and not self.rests
         return usable and same == wanted and plan.port in {0, self.port}
 
     def engine(self, plan: LaunchPlan | None = None) -> Engine:
@@ -124,6 +132,6 @@ def _parse(path: Path) -> EngineRecord | None:
 def dump(record: EngineRecord) -> dict[str, object]:
     """Return a record as the launcher wants it: without what it will add."""
     values = asdict(record)
-    for later in ("pid", "code", "stopping", "killed"):
+    for later in ("pid", "code", "stopping", "killed", "rests", "answers", "refusal"):
         del values[later]
     return values

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from llm_backend.errors import LLMBackendError
+from llm_backend.errors import DeviceBusy, LLMBackendError
 from llm_backend.switching.events import Needs, Ticket
+from llm_backend.switching.residency import LOST_S, Rung
 from llm_backend.switching.states import SERVING, State
 
 LONGEST_BACKOFF_S = 60.0
+
+BUSY_BACKOFF_S = 2.0
+"""A device that was busy is looked at again this soon: nothing of ours failed."""
 
 LONGEST_PAUSE_S = 30.0
 """Longer pauses are taken for this: after a night, a program in a loop is soon known again."""
 
 LATEST = 0.5
 """How much the latest pause counts, against all before it."""
+
+FORGOTTEN = 64
+"""After so many leases, those before them count half: what is asked changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,16 @@ class Entry:
         turn_since: When its engine last became ready: its turn on the device began.
         turn_over: When that turn ended.
         pause_s: How long nobody used it, the last times, before the next request came.
+        served: Leases that came back lately.
+        busy_s: How long leases were out lately, all of them together.
         kept_until: Until then an operator's switch keeps it awake.
         failures: Failures in a row, without a request served in between.
         retry_at: Before this time a failed model is not started for a request.
         error: Why it failed.
         hung: Why it is being stopped, if because it hung.
+        rung: How deep it sleeps, is to sleep, or slept before it was woken.
+        yields_to: The model that it leaves the device for; None where it is for no model.
+        rungs_lost: Until when a level of sleep that failed is not tried again.
     """
 
     needs: Needs
@@ -67,11 +80,16 @@ class Entry:
     turn_since: float = 0.0
     turn_over: float = 0.0
     pause_s: float = 0.0
+    served: float = 0.0
+    busy_s: float = 0.0
     kept_until: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
     error: LLMBackendError | None = None
     hung: LLMBackendError | None = None
+    rung: Rung | None = None
+    yields_to: str | None = None
+    rungs_lost: dict[Rung, float] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -79,15 +97,41 @@ class Entry:
         return self.needs.concurrency - self.leases if self.state is State.AWAKE else 0
 
     @property
+    def reserved(self) -> Needs:
+        """What it takes now, if it has an engine; asleep it excludes nobody."""
+        if self.state is not State.ASLEEP or self.rung is None:
+            return self.needs
+        return self.asleep(self.rung)
+
+    def asleep(self, rung: Rung) -> Needs:
+        """Return what it takes at this level of sleep."""
+        needs = self.needs
+        return replace(needs, group=f"{needs.model}, asleep", mib=needs.rungs[rung])
+
+    def rungs_left(self, now: float) -> Iterable[Rung]:
+        """Return the levels of sleep that have not failed lately."""
+        return [r for r in self.needs.rungs if self.rungs_lost.get(r, now) <= now]
+
+    def lose_rung(self, now: float) -> None:
+        """Take note that its level of sleep failed."""
+        if self.rung is not None:
+            self.rungs_lost[self.rung] = now + LOST_S
+
+    @property
     def idle_since(self) -> float:
         """When it was last of use to anybody, or became awake."""
         return max(self.last_used, self.turn_since)
+
+    def lease_s(self, now: float) -> float:
+        """Return about how many seconds a lease is out; 0 where none ever was."""
+        busy_s = self.busy_s + self.leases * (now - self.last_used)
+        return busy_s / max(self.served, 1.0)
 
     def enter(self, state: State, now: float) -> None:
         """Come into another state."""
         previous, self.state, self.since = self.state, state, now
         if state is State.AWAKE:
-            self.error = None
+            self.error = self.yields_to = None
             if previous is not State.DRAINING:
                 self.turn_since = now
         elif previous is State.AWAKE:
@@ -101,13 +145,18 @@ class Entry:
 
     def lend(self, now: float) -> None:
         """Count one more lease."""
+        self.busy_s += self.leases * (now - self.last_used)
         self.leases += 1
         self.last_used = now
 
     def take_back(self, now: float) -> None:
         """Count one lease less; a request that an engine has served forgives its failures."""
+        self.busy_s += self.leases * (now - self.last_used)
         self.leases -= 1
         self.last_used = now
+        self.served += 1
+        if self.served >= FORGOTTEN:
+            self.served, self.busy_s = self.served / 2, self.busy_s / 2
         if self.state in SERVING:
             self.failures = 0
 
@@ -119,7 +168,8 @@ class Entry:
         self.error = error
         self.failures += 1
         backoff = 0 if self.failures == 1 else 2 ** (self.failures - 1)
-        self.retry_at = now + min(backoff, LONGEST_BACKOFF_S)
+        longest = BUSY_BACKOFF_S if isinstance(error, DeviceBusy) else LONGEST_BACKOFF_S
+        self.retry_at = now + min(backoff, longest)
 
     def resting(self, now: float) -> LLMBackendError | None:
         """Return what a request is told while a failed model rests; None once it may be tried."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llm_backend.errors import LLMBackendError
+from llm_backend.switching.residency import Rung
 from llm_backend.switching.states import State
 
 Ticket = int
@@ -24,6 +25,8 @@ class Needs:
         mib: Reservation while awake, by device.
         pinned: Whether it stays awake, whatever requests for others want.
         idle_ttl_s: Idle for so long, it is unloaded; None keeps it.
+        rungs: Reservation while asleep, by level of sleep and device; empty where it may not sleep.
+        rung_by_time: Whether measured times choose the level, or the stop; else the lightest.
     """
 
     model: str
@@ -32,6 +35,8 @@ class Needs:
     mib: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = False
     idle_ttl_s: float | None = None
+    rungs: Mapping[Rung, Mapping[str, int]] = field(default_factory=dict)
+    rung_by_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,25 @@ class Rules:
     quantum: float = 0.5
     linger: float = 0.06
     batch_idle: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLease:
+    """Memory of a device that a program other than an engine has for a time.
+
+    Attributes:
+        ident: Names it.
+        device: Its name in the catalog.
+        mib: How much; None for all of it.
+        reason: What it is for, for people.
+        until: When it ends, on the clock of the events.
+    """
+
+    ident: str
+    device: str
+    mib: int | None
+    reason: str
+    until: float
 
 
 # Events
@@ -123,6 +147,21 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseTaken:
+    """Somebody wants memory of a device; answer with `Reached` once no engine is in its place."""
+
+    ticket: Ticket
+    lease: DeviceLease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGiven:
+    """A device lease was given back, or its time is over."""
+
+    ident: str
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """A healthy engine of an earlier gateway was found."""
 
@@ -131,9 +170,15 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The engine can serve."""
+    """The engine can serve.
+
+    Attributes:
+        model: The catalog id.
+        rung_lost: Whether it was to be woken, that failed, and it was started anew.
+    """
 
     model: str
+    rung_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +203,14 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The engine's end is proven."""
+    """The engine's end is proven; after a `Sleep`, because it did not fall asleep."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """The engine sleeps, and has given the memory back."""
 
     model: str
 
@@ -168,17 +220,17 @@ class Timer:
     """A time that was asked for has come; a moment early does no harm."""
 
 
+EngineEvent = Adopted | Ready | Broke | Hung | Stopped | Slept
+
 Event = (
     Arrived
     | Left
     | Finished
     | SwitchAsked
     | UnloadAsked
-    | Adopted
-    | Ready
-    | Broke
-    | Hung
-    | Stopped
+    | LeaseTaken
+    | LeaseGiven
+    | EngineEvent
     | Timer
 )
 
@@ -218,7 +270,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Bring the engine up; answer with `Ready` or `Broke`."""
+    """Bring the engine up, or wake it where it sleeps; answer with `Ready` or `Broke`."""
 
     model: str
 
@@ -239,6 +291,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Put the engine to sleep; answer with `Slept`, or end it and answer with `Stopped`."""
+
+    model: str
+    rung: Rung
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Send `Timer` at this time."""
 
@@ -254,4 +314,4 @@ class Moved:
     state: State
 
 
-Effect = Grant | Reached | Refuse | Want | Start | Cut | Stop | SetTimer | Moved
+Effect = Grant | Reached | Refuse | Want | Start | Cut | Stop | Sleep | SetTimer | Moved

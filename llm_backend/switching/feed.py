@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-NoticeKind = Literal["state", "step", "progress"]
+NoticeKind = Literal["state", "step", "progress", "lease"]
 Listener = Callable[["Notice"], None]
 
 
@@ -19,7 +19,8 @@ class Notice:
 
     Attributes:
         kind: `state` (a model came into another state), `step` (a switch came one step
-            further) or `progress` (a load told how far it is).
+            further), `progress` (a load told how far it is) or `lease` (a device was lent to
+            another program, or came back).
         data: The JSON object that `/events` sends.
     """
 

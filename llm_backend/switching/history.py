@@ -81,6 +81,40 @@ def _seconds(value: object) -> list[float]:
     return [float(v) for v in value if isinstance(v, int | float) and v >= 0][-KEPT:]
 
 
+class DoubtFile:
+    """The engines that sleep, or fall asleep or wake up: nobody else knows what they answer.
+
+    It is written before an engine is put to sleep and again once its wake is proven, so that a
+    gateway that is killed in between leaves no engine that the next one would take for awake.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._instances: dict[str, Any] = {}
+
+    def load(self) -> None:
+        """Read what an earlier gateway noted."""
+        self._instances = read_json(self._path)
+
+    def note(self, instance: str) -> None:
+        """Doubt an engine from now on.
+
+        Raises:
+            OSError: it cannot be noted; the engine is not to be put to sleep.
+        """
+        self._instances[instance] = True
+        write_json(self._path, self._instances)
+
+    def clear(self, instance: str) -> None:
+        """Doubt an engine no more: it is awake for sure, or has ended."""
+        if self._instances.pop(instance, None):
+            with contextlib.suppress(OSError):  # then it is ended one time too many
+                write_json(self._path, self._instances)
+
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._instances
+
+
 class WantedFile:
     """Which model each exclusivity group shall have: what a restart must reach.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -16,9 +17,11 @@ from llm_backend.errors import EngineGone, EngineStartFailed, LLMBackendError
 from llm_backend.runtimes.base import Engine, Exit, Runtime
 from llm_backend.switching.events import Broke, Hung
 from llm_backend.switching.feed import Feed
-from llm_backend.switching.history import History
+from llm_backend.switching.history import DoubtFile, History
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.probe import EngineProbe
+from llm_backend.switching.residency import WAYS_DOWN, WAYS_UP, Rung
+from llm_backend.switching.sleeper import CanaryMismatch, Sleeper, SleepFailed
 from llm_backend.switching.watch import WatchRules, until_hung
 
 One = TypeVar("One")
@@ -41,12 +44,14 @@ class Launch:
         kind: What differs between kinds of engines.
         runtime: The driver.
         plan: Makes the launch plan anew for each start; raises where weights are missing.
+        files: Returns the weight files that a start reads; may block.
     """
 
     spec: ModelSpec
     kind: EngineKind
     runtime: Runtime
     plan: Callable[[], LaunchPlan]
+    files: Callable[[], Iterable[Path]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,18 @@ class Tools:
     feed: Feed
     history: History
     watch: WatchRules
+    doubts: DoubtFile
 
 
 class EngineKeeper:
     """The life of one model's engine.
 
-    The switcher calls `bring_up`, `watch` and `bring_down`, one at a time.
+    The switcher calls `bring_up`, `watch`, `put_to_sleep`, `watch_sleep` and `bring_down`, one at
+    a time.
 
     Attributes:
         engine: The engine; None while there is none.
+        rung: How deep it sleeps; None while it does not.
         fingerprint: Of the last launch plan; None while there was none.
         step: The step that is under way; None between switches.
         step_since: When it began, on the event loop's clock.
@@ -76,12 +84,15 @@ class EngineKeeper:
     def __init__(self, launch: Launch, tools: Tools) -> None:
         self.launch = launch
         self.engine: Engine | None = None
+        self.rung: Rung | None = None
         self.fingerprint: str | None = None
         self.step: str | None = None
         self.step_since = 0.0
         self.progress: Progress | None = None
         self._tools = tools
         self._starting: asyncio.Task[Engine] | None = None
+        spec, kind, runtime = launch.spec, launch.kind, launch.runtime
+        self._sleeper = Sleeper(spec, kind, runtime, tools.probe, tools.gate)
 
     @property
     def model(self) -> str:
@@ -98,14 +109,30 @@ class EngineKeeper:
         self.fingerprint = plan.fingerprint
         return plan
 
-    async def bring_up(self) -> None:
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether an earlier gateway had put the engine to sleep, and did not see it awake."""
+        return self.engine is not None and self.engine.instance in self._tools.doubts
+
+    async def bring_up(self) -> bool:
         """Start the engine and see it answer; an adopted one that still loads is waited for.
 
-        When it is cancelled, `bring_down` must follow: an engine may be running.
+        One that sleeps is woken, and started anew where that fails. When it is cancelled,
+        `bring_down` must follow: an engine may be running.
+
+        Returns:
+            Whether it was to be woken, and was started anew.
 
         Raises:
             LLMBackendError: it could not be brought up; nothing of it is left.
         """
+        rung = self.rung
+        if rung is not None and await self._wake(rung):
+            return False
+        await self._start()
+        return rung is not None
+
+    async def _start(self) -> None:
         try:
             async with self._timed("start" if self.engine is None else "adopt"):
                 if self.engine is None:
@@ -114,6 +141,7 @@ class EngineKeeper:
                     await self._load()
                 async with self._timed("warm_up"):
                     await self._warm_up()
+                    await self._sleeper.learn(self._running())
         except Exception as error:
             await self.bring_down()
             raise self._as_failure(error) from error
@@ -131,8 +159,69 @@ class EngineKeeper:
                 self._starting = None
             if self.engine is not None:
                 await self._stop_until_proven(self.engine)
-        self.engine = None
+                self._tools.doubts.clear(self.engine.instance)
+        self.engine = self.rung = None
         self._begin(None)
+
+    async def put_to_sleep(self, rung: Rung) -> bool:
+        """Put the idle engine to sleep; one that does not fall asleep is ended.
+
+        When it is cancelled, `bring_down` must follow.
+
+        Returns:
+            Whether it sleeps; else its end is proven.
+        """
+        engine = self._running()
+        if not await self._attempted(WAYS_DOWN[rung], self._fall_asleep(engine, rung)):
+            return False
+        self.rung = rung
+        self._begin(None)
+        return True
+
+    async def _fall_asleep(self, engine: Engine, rung: Rung) -> None:
+        self._tools.doubts.note(engine.instance)
+        await self._sleeper.put_to_sleep(engine, rung)
+
+    async def _wake(self, rung: Rung) -> bool:
+        engine = self._running()
+        if not await self._attempted(WAYS_UP[rung], self._wake_up(engine, rung)):
+            return False
+        self._tools.doubts.clear(engine.instance)
+        self.rung = None
+        self._begin(None)
+        return True
+
+    async def _wake_up(self, engine: Engine, rung: Rung) -> None:
+        await self._wait_for_memory(self.launch.spec.memory_mib.asleep(rung))
+        await self._sleeper.wake(engine, rung)
+
+    async def _attempted(self, step: str, work: Coroutine[Any, Any, None]) -> bool:
+        """Return whether it worked; an engine with which it did not is ended."""
+        try:
+            async with self._timed(step):
+                await work
+        except (SleepFailed, LLMBackendError, OSError) as error:
+            self._give_up(step, error)
+        except Exception:
+            log.exception("rung_defect", model=self.model, step=step)
+        else:
+            return True
+        await self.bring_down()
+        return False
+
+    def _give_up(self, step: str, error: Exception) -> None:
+        """Tell that a rung failed; the next lower one follows."""
+        why = "canary" if isinstance(error, CanaryMismatch) else "failed"
+        log.warning("rung_failed", model=self.model, step=step, reason=str(error))
+        self._tools.feed.publish(
+            "step", model=self.model, step=f"{step}_{why}", elapsed_s=0.0, reason=str(error)
+        )
+
+    async def watch_sleep(self) -> Broke:
+        """Return when the engine has ended in its sleep."""
+        how = await self.launch.runtime.wait(self._running())
+        text = f"The engine of {self.model} {how.reason} while it slept."
+        return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=await self._tail()))
 
     async def _stop_until_proven(self, engine: Engine) -> None:
         # No deadline on purpose: nothing may start before this engine's end is proven. Those
@@ -168,16 +257,20 @@ class EngineKeeper:
         return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=tail))
 
     async def _launch(self) -> None:
-        spec = self.launch.spec
         async with self._timed("memory"):
-            mib = dict.fromkeys(spec.devices, spec.memory_mib.awake)
-            await self._tools.gate.wait_for(self.model, mib, spec.timeouts.memory_s)
+            await self._wait_for_memory(0)
+        await self._sleeper.note_free()
         async with self._timed("launch"):
             plan = await self.plan()
             self._starting = asyncio.create_task(self.launch.runtime.start(plan))
             self.engine = await asyncio.shield(self._starting)
             self._starting = None
             self._tools.feed.publish("step", model=self.model, step="launched", elapsed_s=0.0)
+
+    async def _wait_for_memory(self, held_mib: int) -> None:
+        spec = self.launch.spec
+        needed = dict.fromkeys(spec.devices, max(0, spec.memory_mib.awake - held_mib))
+        await self._tools.gate.wait_for(self.model, needed, spec.timeouts.memory_s)
 
     async def _load(self) -> None:
         engine = self._running()

@@ -11,6 +11,7 @@ from typing import Final, Protocol, Self
 
 from llm_backend.errors import LLMBackendError, Overloaded
 from llm_backend.runtimes.base import Engine
+from llm_backend.switching.estimates import Outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Lease:
         terms: Under which it waits.
         error: Why it was refused, or why the engine was taken away.
         waited_s: Seconds in line.
+        outlook: What it had to expect when it came; None where it was granted at once.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class Lease:
         "engine",
         "error",
         "model",
+        "outlook",
         "since",
         "terms",
         "ticket",
@@ -84,6 +87,7 @@ class Lease:
         self.error: LLMBackendError | None = None
         self.since = now
         self.waited_s = 0.0
+        self.outlook: Outlook | None = None
         self._lessor = lessor
         self._answer: asyncio.Future[None] | None = None
         self._on_revoke: Callable[[LLMBackendError], None] | None = None

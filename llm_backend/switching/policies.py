@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import takewhile
 from math import inf
 from typing import Protocol
 
@@ -26,6 +27,18 @@ class Policy(Protocol):
 
     def line(self) -> Iterator[Entry]:
         """Yield the models that someone waits for, in the order in which they are served."""
+        ...
+
+    def is_urgent(self, entry: Entry) -> bool:
+        """Return whether somebody waits for a model who does not give way to all others."""
+        ...
+
+    def breaks_off(self, claim: Claim, oldest: Claim) -> bool:
+        """Return whether a request waits for another turn, since this one waits elsewhere."""
+        ...
+
+    def ahead(self, entry: Entry, claim: Claim) -> int:
+        """Return how many who wait for a model are called up before a request, waiting or not."""
         ...
 
     def goes_before(self, entry: Entry) -> bool:
@@ -84,6 +97,18 @@ class Fifo:
         requested = [e for e in self._entries.values() if e.waiting]
         requested.sort(key=lambda e: next(iter(e.waiting)))
         yield from [e for e in requested if e.needs.model not in self._intents]
+
+    def is_urgent(self, entry: Entry) -> bool:
+        """Return whether anybody waits for it."""
+        return bool(entry.waiting)
+
+    def breaks_off(self, claim: Claim, oldest: Claim) -> bool:
+        """Return whether it came after that one."""
+        return claim.since > oldest.since
+
+    def ahead(self, entry: Entry, claim: Claim) -> int:
+        """Return how many came before it."""
+        return sum(1 for _ in takewhile(lambda c: c is not claim, entry.waiting.values()))
 
     def goes_before(self, entry: Entry) -> bool:  # noqa: ARG002  # of every model
         """Return true: nobody overtakes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 import httpx2
 
@@ -10,6 +12,18 @@ from llm_backend.engines.base import EngineKind
 from llm_backend.runtimes.base import Engine
 
 READY_TIMEOUT_S = 2.0
+
+RECITAL: Final[Mapping[str, object]] = {
+    "prompt": "The quick brown fox jumps over the lazy dog. One, two, three, four,",
+    "max_tokens": 16,
+    "temperature": 0,
+    "seed": 0,
+}
+"""What an engine is asked for, to be known again by its answer."""
+
+
+class NoAnswer(Exception):
+    """An engine did not do what it was asked for; the message says what it did instead."""
 
 
 class EngineProbe:
@@ -56,6 +70,60 @@ class EngineProbe:
         if answer.status_code != httpx2.codes.OK:
             return f"HTTP status {answer.status_code}"
         return None
+
+    async def recital(self, engine: Engine, kind: EngineKind, timeout_s: float) -> str | None:
+        """Return what the engine makes of a fixed prompt, its likeliest tokens only.
+
+        None where it generates no text, or gave no answer.
+        """
+        if kind.probe_path != "/v1/completions":
+            return None
+        body = {"model": engine.served_name, **RECITAL}
+        with suppress(NoAnswer, ValueError, LookupError, TypeError):
+            answer = await self._post(engine, kind.probe_path, body, timeout_s)
+            return str(answer.json()["choices"][0]["text"])
+        return None
+
+    async def command(
+        self, engine: Engine, path: str, body: Mapping[str, object] | None = None
+    ) -> None:
+        """Have the engine do something by one of its developer routes; the caller has a deadline.
+
+        Raises:
+            NoAnswer: it did not, or does not say so.
+        """
+        await self._post(engine, path, body, None)
+
+    async def is_asleep(self, engine: Engine) -> bool:
+        """Return whether an engine with vLLM's sleep routes says that it sleeps.
+
+        Raises:
+            NoAnswer: it does not say.
+        """
+        try:
+            answer = await self._http.get(engine.url + "/is_sleeping", headers=_headers(engine))
+            asleep = answer.json()["is_sleeping"]
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+            raise NoAnswer("it does not say whether it sleeps") from None
+        return bool(asleep)
+
+    async def _post(
+        self,
+        engine: Engine,
+        path: str,
+        body: Mapping[str, object] | None,
+        timeout_s: float | None,
+    ) -> httpx2.Response:
+        url, route = engine.url + path, path.partition("?")[0]
+        try:
+            answer = await self._http.post(
+                url, json=body, headers=_headers(engine), timeout=timeout_s
+            )
+        except httpx2.HTTPError as error:
+            raise NoAnswer(f"{route} failed ({type(error).__name__})") from None
+        if answer.status_code != httpx2.codes.OK:
+            raise NoAnswer(f"{route} answered HTTP status {answer.status_code}")
+        return answer
 
     async def work_done(self, engine: Engine, kind: EngineKind) -> float | None:
         """Return the engine's progress counter; None where it has none or does not answer."""

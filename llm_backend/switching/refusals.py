@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llm_backend.errors import EngineGone, ModelNotActive, Overloaded
+from llm_backend.errors import Conflict, DeviceBusy, EngineGone, ModelNotActive, Overloaded
+from llm_backend.switching.events import DeviceLease
 
 
 def queue_full(waiting: int, wait_s: float) -> Overloaded:
@@ -37,6 +38,21 @@ def pinned(model: str, by: str) -> ModelNotActive:
         hint=f"Switch first: bash scripts/switch_model.sh {model}",
         param="model",
     )
+
+
+def leased(model: str, lease: DeviceLease, now: float) -> DeviceBusy:
+    """Tell that another program has the device, and for how long yet."""
+    left_s = max(0.0, lease.until - now)
+    return DeviceBusy(
+        f"{model} has no room: {lease.device} is leased for {left_s:.0f} s more ({lease.reason}).",
+        hint=f"Give it back: llm-backend lease give {lease.ident}",
+        retry_after_s=left_s,
+    )
+
+
+def lease_over(ident: str) -> Conflict:
+    """Tell that a device lease ended before the device was free."""
+    return Conflict(f"The device lease {ident} ended before the device was free.")
 
 
 def switched_away(model: str, drain_s: float) -> EngineGone:

@@ -24,9 +24,10 @@ from llm_backend.errors import LLMBackendError
 from llm_backend.switching import events as ev
 from llm_backend.switching.actions import Actions
 from llm_backend.switching.entry import Claim, Entry
-from llm_backend.switching.estimates import Durations, switch_s
+from llm_backend.switching.estimates import CAREFUL, USUAL, Durations, Pace
 from llm_backend.switching.eviction import Occupant, fits_beside, has_room, make_room
 from llm_backend.switching.fair import Fair
+from llm_backend.switching.forecast import NO_STEPS, Forecast, Steps
 from llm_backend.switching.policies import Fifo, Policy
 from llm_backend.switching.refusals import (
     not_active,
@@ -34,7 +35,7 @@ from llm_backend.switching.refusals import (
     queue_full,
     switched_away,
 )
-from llm_backend.switching.states import AT_REST, SERVING, State, Trigger
+from llm_backend.switching.states import AT_REST, DOWN, SERVING, State, Trigger
 
 
 class Scheduler(Actions):
@@ -54,12 +55,11 @@ class Scheduler(Actions):
         durations: Mapping[str, Durations] | None = None,
         now: float = 0.0,
     ) -> None:
-        super().__init__(models, rules, now)
-        self._durations = durations if durations is not None else {}
+        super().__init__(models, rules, now, durations if durations is not None else {})
         self._policy: Policy = (
-            Fair(self.entries, self.intents, rules, self._durations)
+            Fair(self.entries, self.intents, self.rules, self._durations)
             if rules.policy == "fair"
-            else Fifo(self.entries, self.intents, rules)
+            else Fifo(self.entries, self.intents, self.rules)
         )
         self._leaving: set[str] = set()
         self._alarm = inf
@@ -95,22 +95,10 @@ class Scheduler(Actions):
         entry.take_back(now)
         return True
 
-    def expected_wait_s(self, model: str) -> float:
-        """Return about how many seconds a request for this model would wait if it came now."""
-        wait = 0.0
-        line = {e.needs.model: e for e in [*self._line(), self.entries[model]]}
-        for entry in line.values():
-            if entry.state is not State.AWAKE:
-                in_the_way = [
-                    self._durations.get(o.needs.model, {})
-                    for o in self.entries.values()
-                    if o is not entry and o.state not in AT_REST
-                ]
-                wait += switch_s(in_the_way, self._durations.get(entry.needs.model, {}))
-                wait += self._policy.turn_s(entry) if in_the_way else 0.0
-            if entry.needs.model == model:
-                break
-        return wait
+    def forecast(self, now: float, pace: Pace = USUAL, steps: Steps = NO_STEPS) -> Forecast:
+        """Return a look ahead from now on, by what was measured."""
+        facts = (self.entries, self.intents, self._policy, self.rules, self._durations)
+        return Forecast(*facts, now, pace, steps)
 
     # Taking in
 
@@ -127,23 +115,26 @@ class Scheduler(Actions):
                 self._switch_asked(ticket, self.entries[model])
             case ev.UnloadAsked(ticket, model):
                 self._unload_asked(ticket, self.entries[model])
+            case ev.LeaseTaken() | ev.LeaseGiven():
+                self._lease_event(event)
             case ev.Timer():
                 self._drain_deadlines()
             case _:
                 self._engine_event(event)
 
-    def _engine_event(self, event: ev.Adopted | ev.Ready | ev.Broke | ev.Hung | ev.Stopped) -> None:
+    def _engine_event(self, event: ev.EngineEvent) -> None:
         entry = self.entries[event.model]
         match event:
             case ev.Stopped():
                 self._stopped(entry)
+            case ev.Slept():
+                self._slept(entry)
             case _ if entry.state is State.STOPPING:
                 return  # it crossed our `Stop`; the end is still to be proven
             case ev.Adopted():
                 self._adopted(entry)
-            case ev.Ready():
-                self._move(entry, Trigger.READY)
-                self._settle(entry)
+            case ev.Ready(_, rung_lost):
+                self._ready(entry, rung_lost=rung_lost)
             case ev.Broke(_, error):
                 self._broke(entry, error)
             case ev.Hung(_, error):
@@ -158,20 +149,21 @@ class Scheduler(Actions):
             self._refuse_guests(entry)
         if ticket in entry.waiting and not self._policy.has_place(claim, self.queue_length):
             self._forget(ticket, entry)
-            wait_s = self.expected_wait_s(entry.needs.model)
+            wait_s = self.forecast(self._now, CAREFUL).back_s(entry.needs.model, claim)
             self._effects.append(ev.Refuse(ticket, queue_full(self.queue_length, wait_s)))
 
     def _finished(self, entry: Entry) -> None:
         entry.take_back(self._now)
         if entry.state is State.DRAINING and entry.leases == 0:
-            self._stop(entry)
+            self._leave(entry)
 
     def _left(self, ticket: ev.Ticket) -> None:
         model = self._tickets.pop(ticket, None)
         if model is not None:
             del self.entries[model].waiting[ticket]
             return
-        # An operator who hangs up does not call the switch or the unload off.
+        # An operator who hangs up does not call the switch, the unload or the lease off.
+        self.leases.forget(ticket)
         for tickets in [*self.intents.values(), *self.unloads.values()]:
             if ticket in tickets:
                 tickets.remove(ticket)
@@ -179,8 +171,9 @@ class Scheduler(Actions):
     def _switch_asked(self, ticket: ev.Ticket, entry: Entry) -> None:
         self._want(entry.needs.group, entry.needs.model)
         why = f"A later switch to {entry.needs.model} replaced this one."
+        is_kept_out = self.leases.keeping_out(entry.needs) is not None
         for other in [self.entries[m] for m in self.intents if m != entry.needs.model]:
-            if not fits_beside(entry.needs, [other.needs], self.rules.capacity):
+            if not (is_kept_out or fits_beside(entry.needs, [other.needs], self.rules.capacity)):
                 self._drop_intent(other.needs.model, why)
                 self._want_no_more(other)
         self.intents.setdefault(entry.needs.model, []).append(ticket)
@@ -203,6 +196,18 @@ class Scheduler(Actions):
             self._settle(entry)
         else:  # the catalog or its devices changed between two gateways
             self._stop(entry)
+            self._displace(entry)
+
+    def _ready(self, entry: Entry, *, rung_lost: bool) -> None:
+        if rung_lost:
+            entry.lose_rung(self._now)
+        self._move(entry, Trigger.READY)
+        self._settle(entry)
+
+    def _slept(self, entry: Entry) -> None:
+        self._move(entry, Trigger.SLEPT)
+        if entry.needs.model in self.unloads:
+            self._stop(entry)
 
     def _broke(self, entry: Entry, error: LLMBackendError) -> None:
         before = entry.state
@@ -223,6 +228,7 @@ class Scheduler(Actions):
 
     def _stopped(self, entry: Entry) -> None:
         if entry.hung is None:
+            entry.lose_rung(self._now)
             self._move(entry, Trigger.STOPPED)
         else:
             self._move(entry, Trigger.BROKE)
@@ -237,12 +243,12 @@ class Scheduler(Actions):
                 continue
             error = switched_away(entry.needs.model, self.rules.drain_s)
             self._effects.append(ev.Cut(entry.needs.model, error))
-            self._stop(entry)
+            self._leave(entry)
 
     # Deciding
 
     def _advance(self) -> None:
-        self._leaving = set()
+        self._leaving = self._make_way_for_leases()
         self._policy.begin(self._now)
         done: set[str] = set()
         ahead: list[ev.Needs] = []
@@ -272,7 +278,7 @@ class Scheduler(Actions):
             self._settle(entry)
         elif refusal := self._refusal(entry):
             self._refuse_waiting(entry, refusal)
-        elif entry.state in AT_REST:
+        elif entry.state in DOWN:
             self._bring_up(entry, ahead)
 
     def _drain_is_pointless(self, entry: Entry) -> bool:
@@ -311,16 +317,18 @@ class Scheduler(Actions):
             return
         self._want(entry.needs.group, entry.needs.model)
         self._leaving.update(victims)
-        for model in victims:
-            self._want_no_more(self.entries[model])
-            self._send_away(self.entries[model])
+        for victim in [self.entries[model] for model in victims]:
+            victim.yields_to = entry.needs.model
+            self._want_no_more(victim)
+            self._send_away(victim)
         if self._fits(entry):
             self._move(entry, Trigger.START)
             self._effects.append(ev.Start(entry.needs.model))
 
     def _victims(self, entry: Entry, ahead: list[ev.Needs]) -> list[str] | None:
         """Return who leaves now so that a model fits; None while it has to wait."""
-        others = [e for e in self.entries.values() if e.state not in AT_REST | {State.STOPPING}]
+        resting = AT_REST | {State.STOPPING}
+        others = [e for e in self.entries.values() if e is not entry and e.state not in resting]
         occupants = [self._occupant(other, entry, ahead) for other in others]
         victims = make_room(entry.needs, occupants, self.rules.capacity, ahead)
         kept = {e.needs.model: self._policy.kept_until(e, entry) for e in others}
@@ -335,16 +343,19 @@ class Scheduler(Actions):
 
     def _occupant(self, entry: Entry, wanted: Entry, ahead: list[ev.Needs]) -> Occupant:
         by_request = wanted.needs.model not in self.intents
-        stays = entry.needs.pinned or self._policy.must_finish(entry)
+        stays = entry.needs.pinned and entry.state is not State.ASLEEP
+        stays = stays or self._policy.must_finish(entry)
         return Occupant(
-            entry.needs,
+            entry.reserved,
             busy=entry.leases,
             last_used=entry.last_used,
             fixed=(by_request and stays) or entry.needs in ahead,
         )
 
     def _fits(self, entry: Entry) -> bool:
-        running = [e.needs for e in self.entries.values() if e.state not in AT_REST]
+        running = [
+            e.reserved for e in self.entries.values() if e is not entry and e.state not in AT_REST
+        ]
         return has_room(entry.needs, running, self.rules.capacity)
 
     def _settle(self, entry: Entry) -> None:

@@ -19,6 +19,7 @@ class State(StrEnum):
     AWAKE = "awake"
     DRAINING = "draining"
     STOPPING = "stopping"
+    ASLEEP = "asleep"
     FAILED = "failed"
 
 
@@ -32,6 +33,7 @@ class Trigger(StrEnum):
     KEEP = "keep"
     STOP = "stop"
     STOPPED = "stopped"
+    SLEPT = "slept"
     BROKE = "broke"
 
 
@@ -51,12 +53,19 @@ TRANSITIONS: Final[Mapping[tuple[State, Trigger], State]] = MappingProxyType(
         (State.DRAINING, Trigger.STOP): State.STOPPING,
         (State.DRAINING, Trigger.BROKE): State.FAILED,
         (State.STOPPING, Trigger.STOPPED): State.STOPPED,
+        (State.STOPPING, Trigger.SLEPT): State.ASLEEP,
+        (State.ASLEEP, Trigger.START): State.STARTING,
+        (State.ASLEEP, Trigger.STOP): State.STOPPING,
+        (State.ASLEEP, Trigger.BROKE): State.FAILED,
         (State.STOPPING, Trigger.BROKE): State.FAILED,
     }
 )
 
 AT_REST: Final = frozenset({State.STOPPED, State.FAILED})
 """States in which a model has no engine and takes nothing of its devices."""
+
+DOWN: Final = AT_REST | {State.ASLEEP}
+"""States out of which a model may be brought up; none of them excludes another model."""
 
 SERVING: Final = frozenset({State.AWAKE, State.DRAINING})
 """States in which an engine may be working on requests."""

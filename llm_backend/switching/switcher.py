@@ -17,14 +17,20 @@ import structlog
 from llm_backend.errors import InternalError, LLMBackendError, ShuttingDown
 from llm_backend.runtimes.base import Engine, Runtime
 from llm_backend.switching import events as ev
-from llm_backend.switching.entry import Entry
-from llm_backend.switching.estimates import Durations
+from llm_backend.switching.entry import Claim, Entry
+from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace
 from llm_backend.switching.feed import Feed
+from llm_backend.switching.forecast import Forecast
 from llm_backend.switching.history import WantedFile
 from llm_backend.switching.keeper import EngineKeeper, Launch, Tools
 from llm_backend.switching.lease import ORDINARY, Lease, Terms
+from llm_backend.switching.lending import Lending, LoanFile
+from llm_backend.switching.memory import MemoryGate
+from llm_backend.switching.needs import needs_of
+from llm_backend.switching.residency import Rung
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
+from llm_backend.switching.warming import Warming
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +44,11 @@ class Switcher:
         rules: What the scheduler goes by.
         tools: What keepers share.
         wanted: The file that says what a restart must reach.
+        loans: The file that keeps device leases over a restart.
         preload: The model to have awake when nothing else is wanted.
+
+    Attributes:
+        lending: Lends devices to programs that are not engines.
     """
 
     def __init__(
@@ -49,16 +59,22 @@ class Switcher:
         rules: ev.Rules,
         tools: Tools,
         wanted: WantedFile,
+        loans: LoanFile,
         preload: str | None = None,
     ) -> None:
         self._keepers = {x.spec.id: EngineKeeper(x, tools) for x in launches}
         self._scheduler = Scheduler(
-            [_needs(k.launch, concurrency[k.model]) for k in self._keepers.values()],
+            [
+                needs_of(k.launch.spec, k.launch.kind, concurrency[k.model])
+                for k in self._keepers.values()
+            ],
             rules,
             tools.history.durations,
             asyncio.get_running_loop().time(),
         )
         self._tools = tools
+        files = {model: keeper.launch.files for model, keeper in self._keepers.items()}
+        self._warming = Warming(files, self._scheduler.entries)
         self._wanted = wanted
         self._preload = preload
         self._tickets = itertools.count(1)
@@ -68,6 +84,9 @@ class Switcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._closing = False
+        self.lending = Lending(
+            self._apply, self._ask, tools.gate, tools.feed, loans, rules.capacity
+        )
 
     # For those who want an engine
 
@@ -126,6 +145,11 @@ class Switcher:
         return self._tools.feed
 
     @property
+    def memory(self) -> MemoryGate:
+        """What is free on the devices, and who holds the rest."""
+        return self._tools.gate
+
+    @property
     def entries(self) -> Mapping[str, Entry]:
         """Where each model stands; to be looked at, never to be acted on."""
         return self._scheduler.entries
@@ -139,6 +163,18 @@ class Switcher:
     def wanted(self) -> Mapping[str, str | None]:
         """The model that each exclusivity group shall have."""
         return self._scheduler.wanted
+
+    def forecast(self, pace: Pace = USUAL) -> Forecast:
+        """Return a look ahead from now on."""
+        steps = {m: (k.step, k.step_since) for m, k in self._keepers.items() if k.step}
+        return self._scheduler.forecast(asyncio.get_running_loop().time(), pace, steps)
+
+    def outlook(self, lease: Lease) -> Outlook:
+        """Return what a request has to expect that waits, or would have if it came back."""
+        if lease.ticket in self._lines:
+            return self.forecast().waiting(lease.model, lease.ticket)
+        claim = Claim(lease.since, lease.terms.key, lease.terms.batch)
+        return self.forecast().newcomer(lease.model, claim)
 
     def keeper(self, model: str) -> EngineKeeper:
         """Return the keeper of a model's engine, to be looked at."""
@@ -159,11 +195,12 @@ class Switcher:
     async def open(self) -> None:
         """Take over what an earlier gateway left, then aim for what it wanted."""
         wanted = self._wanted.load()
+        self.lending.open()
         loading: list[str] = []
         for engine in await self._survey():
             keeper = self._keepers[engine.model]
             keeper.engine = engine
-            if wanted.get(engine.group) != engine.model:
+            if keeper.is_doubtful or wanted.get(engine.group) != engine.model:
                 await keeper.bring_down()
             elif await self._tools.probe.ready(engine, keeper.launch.kind):
                 self._apply(ev.Adopted(engine.model))
@@ -190,6 +227,8 @@ class Switcher:
     async def close(self) -> None:
         """Refuse whoever waits and let go; running engines go on without us."""
         self.refuse_newcomers()
+        await self.lending.close()
+        await self._warming.close()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -211,6 +250,8 @@ class Switcher:
         terms = lease.terms
         arrived = ev.Arrived(lease.ticket, lease.model, terms.key, terms.batch, terms.may_switch)
         self._apply(arrived)
+        if lease.engine is None:
+            lease.outlook = self.outlook(lease)
 
     def take_back(self, lease: Lease) -> None:
         """End a lease, or leave the line."""
@@ -243,15 +284,18 @@ class Switcher:
             case _ if not self._closing:
                 self._perform_on_engine(effect)
 
-    def _perform_on_engine(self, effect: ev.Want | ev.Start | ev.Cut | ev.Stop) -> None:
+    def _perform_on_engine(self, effect: ev.Want | ev.Start | ev.Cut | ev.Stop | ev.Sleep) -> None:
         match effect:
             case ev.Want(group, model):
                 self._wanted.save(self._scheduler.wanted)
+                self._warming.want(group, model)
                 self.feed.publish("step", model=model, group=group, step="wanted", elapsed_s=0.0)
             case ev.Start(model):
                 self._run(model, self._live(self._keepers[model], self._tasks.get(model)))
             case ev.Stop(model):
                 self._run(model, self._end(self._keepers[model], self._tasks.get(model)))
+            case ev.Sleep(model, rung):
+                self._run(model, self._rest(self._keepers[model], rung, self._tasks.get(model)))
             case ev.Cut(model, error):
                 for lease in list(self._leases[model]):
                     lease.refuse(error)
@@ -280,6 +324,7 @@ class Switcher:
             answer.set_exception(error)
 
     def _publish_move(self, model: str, previous: State, state: State) -> None:
+        self._warming.review()
         error = self.entries[model].error
         self.feed.publish(
             "state",
@@ -288,6 +333,14 @@ class Switcher:
             previous=previous.value,
             reason=error.message if state is State.FAILED and error else None,
         )
+        if previous is State.DRAINING and state is State.STOPPING:
+            self._remember_drain(model)
+
+    def _remember_drain(self, model: str) -> None:
+        """Time the one stage of a switch in which no keeper does anything."""
+        seconds = asyncio.get_running_loop().time() - self.entries[model].turn_over
+        self._tools.history.add(model, "drain", seconds)
+        self.feed.publish("step", model=model, step="drain_done", elapsed_s=round(seconds, 3))
 
     def _set_timer(self, at: float) -> None:
         def fire() -> None:
@@ -319,9 +372,11 @@ class Switcher:
     async def _live(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
         """Bring an engine up and watch it until it ends, hangs or is to be stopped."""
         if previous is not None:
+            if keeper.rung is not None:
+                previous.cancel()  # it watched the sleep
             await asyncio.wait({previous})
         try:
-            await keeper.bring_up()
+            rung_lost = await keeper.bring_up()
         except LLMBackendError as error:
             self._apply(ev.Broke(keeper.model, error))
             return
@@ -329,7 +384,7 @@ class Switcher:
             log.exception("engine_start_defect", model=keeper.model)
             self._apply(ev.Broke(keeper.model, InternalError("The start failed by a defect.")))
             return
-        self._apply(ev.Ready(keeper.model))
+        self._apply(ev.Ready(keeper.model, rung_lost))
         await self._tools.history.save()
         await self._watch(keeper)
 
@@ -351,6 +406,22 @@ class Switcher:
             await asyncio.wait({previous})
         await keeper.bring_down()
         self._apply(ev.Stopped(keeper.model))
+
+    async def _rest(
+        self, keeper: EngineKeeper, rung: Rung, previous: asyncio.Task[None] | None
+    ) -> None:
+        """Put an engine to sleep, and watch over its sleep."""
+        if previous is not None:
+            previous.cancel()
+            await asyncio.wait({previous})
+        if not await keeper.put_to_sleep(rung):
+            self._apply(ev.Stopped(keeper.model))
+            return
+        self._apply(ev.Slept(keeper.model))
+        await self._tools.history.save()
+        event = await keeper.watch_sleep()
+        keeper.engine = keeper.rung = None
+        self._apply(event)
 
     async def _survey(self) -> list[Engine]:
         found: list[Engine] = []
@@ -375,15 +446,3 @@ class Switcher:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("The gateway is shutting down.", retry_after_s=5)
-
-
-def _needs(launch: Launch, concurrency: int) -> ev.Needs:
-    spec = launch.spec
-    return ev.Needs(
-        model=spec.id,
-        group=spec.exclusivity_group,
-        concurrency=concurrency,
-        mib=dict.fromkeys(spec.devices, spec.memory_mib.awake),
-        pinned=spec.pinned,
-        idle_ttl_s=spec.idle_ttl_s,
-    )

@@ -76,10 +76,25 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self.device_free = Gauge(
+            "llm_device_free_mib", "Memory that nobody holds", ["device"], registry=self.registry
+        )
+        self.device_foreign = Gauge(
+            "llm_device_foreign_mib",
+            "Memory held by programs that are not engines of this gateway; NaN where unknown",
+            ["device"],
+            registry=self.registry,
+        )
         self.moves = Counter(
             "llm_model_state_changes",
             "Times that the model came into a state",
             ["model", "state"],
+            registry=self.registry,
+        )
+        self.rung_failures = Counter(
+            "llm_sleep_failures",
+            "Times that an engine did not fall asleep or wake up as it should",
+            ["model", "step", "reason"],
             registry=self.registry,
         )
         self.stage_seconds = Histogram(

@@ -2,14 +2,18 @@
 
     python -m llm_backend.testing.fake_engine --port 8001 --served-model-name fake
 
-Every way in which an engine can go wrong is a flag (`--help` lists them). With `--journal FILE`
-it writes down what reached it, one JSON object a line: `start`, `grandchild`, `ready`, `request`
-(with the body's `model`), `done`, `gone` (the client left), `sigterm`, `exit`.
+Every way in which an engine can go wrong is a flag (`--help` lists them, `fake_sleep` tells those
+of vLLM's sleep mode). With `--journal FILE` it writes down what reached it, one JSON object a
+line: `start`, `grandchild`, `ready`, `request` (with the body's `model`), `done`, `gone` (the
+client left), `asleep` (with the `level`), `asleep_request` (a request for text that came
+meanwhile), `reload` (of the weights), `awake`, `sigterm`, `exit`.
+
+A greedy request (`"temperature": 0`) to `/v1/completions` gets a text that depends on the model,
+the prompt and the state of the weights, and on nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -17,62 +21,22 @@ import signal
 import socket
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from llm_backend.testing.fake_answers import ANSWERS, Answer, JSONObject
+from llm_backend.testing.fake_answers import ANSWERS, Answer, CompletionAnswer, JSONObject
+from llm_backend.testing.fake_flags import Behaviour, parse
 from llm_backend.testing.fake_http import Exchange
+from llm_backend.testing.fake_sleep import SleepMode
 
 _SHARDS: Final = 4
-
-
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """What the engine does; each field is a flag of the program."""
-
-    port: int = _flag(0, "port to listen on; 0 takes a free one and prints it")
-    host: str = _flag("127.0.0.1", "address to listen on")
-    served_model_name: str = _flag("fake", "the model name that it answers")
-    max_model_len: int = _flag(4096, "longest prompt, in words")
-    tokens: int = _flag(8, "tokens of an answer, unless the request wants fewer")
-    token_delay_s: float = _flag(0.0, "seconds from one token to the next")
-    load_s: float = _flag(0.0, "seconds until it listens")
-    journal: str = _flag("", "file to append what happens to")
-    exit_at_start: int = _flag(-1, "load, then fail with this status")
-    never_ready: bool = _flag(False, "load for ever")
-    ignore_sigterm: bool = _flag(False, "go on after SIGTERM")
-    grandchild: bool = _flag(False, "leave a daemon that sleeps for ever")
-    grandchild_holds_port: bool = _flag(False, "the same, and it keeps the port bound")
-    status: int = _flag(0, "answer requests for text with this HTTP status")
-    die_after_tokens: int = _flag(-1, "kill itself after so many tokens of an answer")
-    hang_after_tokens: int = _flag(-1, "generate nothing more after so many tokens of an answer")
-    abort_finish: bool = _flag(False, 'end answers half-way with the finish reason "abort"')
-    cut_stream: bool = _flag(False, "cut streams off half-way")
-    bad_frame: bool = _flag(False, "put an event that is not JSON half-way into streams")
 
 
 def command(*flags: str) -> tuple[str, ...]:
     """Return the command line of a fake engine, with `{port}` for the process runtime."""
     return (sys.executable, "-m", __spec__.name, "--port", "{port}", *flags)
-
-
-def parse(arguments: list[str]) -> Behaviour:
-    """Read the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for each in fields(Behaviour):
-        name, text = "--" + each.name.replace("_", "-"), each.metadata["help"]
-        if isinstance(each.default, bool):
-            parser.add_argument(name, action="store_true", help=text)
-        else:
-            kind = type(each.default)
-            parser.add_argument(name, type=kind, default=each.default, help=text)
-    return Behaviour(**vars(parser.parse_args(arguments)))
 
 
 class FakeEngine:
@@ -82,6 +46,7 @@ class FakeEngine:
         self.behaviour = behaviour
         self._requests = self._running = self._prompt_tokens = self._generated = 0
         self._is_hung = False
+        self._sleep = SleepMode(behaviour, self.note)
         self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
             **{("POST", path): self._generate for path in ANSWERS},
             ("GET", "/health"): lambda exchange: exchange.answer(200, b""),
@@ -94,6 +59,7 @@ class FakeEngine:
             ("POST", "/detokenize"): self._detokenize,
             ("POST", "/v1/messages/count_tokens"): self._count_tokens,
             ("POST", "/v1/embeddings"): self._embed,
+            **self._sleep.routes(),
         }
 
     def note(self, event: str, **details: object) -> None:
@@ -105,6 +71,13 @@ class FakeEngine:
 
     async def serve(self, listener: socket.socket) -> int:
         """Load, then answer requests until SIGTERM; return the exit status."""
+        self._sleep.memory.hold(self.behaviour.awake_mib)
+        try:
+            return await self._serve(listener)
+        finally:
+            self._sleep.memory.release()
+
+    async def _serve(self, listener: socket.socket) -> int:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm, ended)
@@ -164,6 +137,7 @@ class FakeEngine:
         self.note("done", **details)
 
     async def _generate(self, exchange: Exchange) -> None:
+        await self._sleep.until_awake(exchange)
         body, prompt = exchange.body, _count_words(exchange.body)
         if self.behaviour.status:
             await exchange.refuse(self.behaviour.status, "The engine was told to answer this.")
@@ -188,7 +162,8 @@ class FakeEngine:
         self._prompt_tokens += prompt
         self._running += 1
         try:
-            yield
+            with self._sleep.working():
+                yield
         finally:
             self._running -= 1
 
@@ -223,7 +198,11 @@ class FakeEngine:
         """Generate, one token at a time, and fail where the flags say so."""
         behaviour = self.behaviour
         count, answer.finish = self._length(exchange.body)
+        aborts = self._sleep.aborts
         while answer.tokens < count:
+            if self._sleep.aborts > aborts:
+                answer.finish = "abort"
+                return
             if self._is_hung or answer.tokens == behaviour.hang_after_tokens:
                 # One hung request hangs the engine, as a dead core does; its health stays good.
                 self._is_hung = True
@@ -234,7 +213,17 @@ class FakeEngine:
             exchange.check_client()
             answer.tokens += 1
             self._generated += 1
-            yield _name(self) if answer.tokens == 1 else f" word{answer.tokens}"
+            yield self._word(exchange, answer.tokens)
+
+    def _word(self, exchange: Exchange, number: int) -> str:
+        """Return a token of an answer."""
+        damage = self._sleep.damage
+        if exchange.path == CompletionAnswer.path and exchange.body.get("temperature") == 0:
+            cause = json.dumps([_name(self), exchange.body.get("prompt"), damage, number])
+            return f" {zlib.crc32(cause.encode()):08x}"
+        if damage:
+            return f" {damage}{number}"
+        return _name(self) if number == 1 else f" word{number}"
 
     def _length(self, body: JSONObject) -> tuple[int, Any]:
         """Return how many tokens the answer gets, and the reason for its end."""
@@ -259,6 +248,7 @@ class FakeEngine:
         await exchange.answer_json({"input_tokens": _count_words(exchange.body)})
 
     async def _embed(self, exchange: Exchange) -> None:
+        await self._sleep.until_awake(exchange)
         given = exchange.body.get("input", "")
         texts = [given] if isinstance(given, str) else given
         data = [

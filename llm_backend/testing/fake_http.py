@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from http import HTTPStatus
+from urllib.parse import parse_qs
 
 from llm_backend.testing.fake_answers import JSONObject
 
@@ -16,6 +17,7 @@ class Exchange:
         self._reader = reader
         self._writer = writer
         self.method = self.path = ""
+        self.query: dict[str, list[str]] = {}
         self.headers: dict[str, str] = {}
         self.body: JSONObject = {}
 
@@ -27,7 +29,8 @@ class Exchange:
             return False
         first, *lines = head.decode("latin-1").rstrip().split("\r\n")
         self.method, target, _ = first.split(" ")
-        self.path = target.partition("?")[0]
+        self.path, _, query = target.partition("?")
+        self.query = parse_qs(query)
         pairs = (line.partition(":") for line in lines)
         self.headers = {name.lower(): value.strip() for name, _, value in pairs}
         length = int(self.headers.get("content-length", 0))

@@ -21,7 +21,7 @@ import pytest
 
 import llm_backend
 from llm_backend.engines.base import LaunchPlan
-from llm_backend.errors import EngineStartFailed
+from llm_backend.errors import EngineStartFailed, ServiceError
 from tests.contract.benches import ProcessBench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
@@ -189,6 +189,93 @@ class TestLauncherKilled:
         ended = await asyncio.wait_for(bench.runtime.stop(engine, 0.1), 30)
         assert ended.reason == "its launcher was killed"
         assert bench.processes() == []
+
+
+class TestKilledAtRest:
+    @pytest.mark.parametrize("who", ["launcher", "engine"])
+    async def test_nothing_is_left_and_the_lock_stays_with_the_awake_one(
+        self, bench: ProcessBench, who: str
+    ) -> None:
+        sleeper = await bench.start_ready(bench.plan("a", "--grandchild-holds-port"))
+        await bench.runtime.rest(sleeper)
+        awake = await bench.start_ready(bench.plan("b"))
+        started = bench.journal("a", "start")[0]["pid"]
+        os.kill(int(sleeper.handle) if who == "launcher" else started, signal.SIGKILL)
+        ended = await asyncio.wait_for(bench.runtime.wait(sleeper), 20)
+        assert ended.code == (None if who == "launcher" else -9)
+        assert bench.bound_ports() == [awake.port]
+        assert bench.held_locks() == ["engine-cpu.lock"]
+        assert await bench.runtime.poll(awake) is None
+        await bench.runtime.stop(awake, 5)
+        assert bench.processes() == []
+        assert bench.held_locks() == []
+
+    async def test_the_next_gateway_ends_it_and_keeps_the_awake_one(
+        self, bench: ProcessBench
+    ) -> None:
+        plans = [bench.plan("a", "--grandchild"), bench.plan("b")]
+        sleeper = await bench.start_ready(plans[0])
+        await bench.runtime.rest(sleeper)
+        awake = await bench.start_ready(plans[1])
+        await bench.runtime.close()
+        os.kill(int(sleeper.handle), signal.SIGKILL)
+        following = bench.new_runtime()
+        assert await following.survey(plans) == [awake]
+        assert {int(awake.handle)} == {each.pid for each in bench.processes() if is_launcher(each)}
+        assert bench.bound_ports() == [awake.port]
+
+    async def test_a_rest_that_was_not_finished_is_one(self, bench: ProcessBench) -> None:
+        # As if the launcher had been killed between its record and the lock.
+        plan = bench.plan("a")
+        await bench.start_ready(plan)
+        await bench.runtime.close()
+        record = bench.state_dir / "engines/a.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "rests": True}))
+        assert await bench.new_runtime().survey([plan]) == []
+        assert bench.processes() == []
+        assert bench.held_locks() == []
+
+
+class TestLauncherThatDoesNotRest:
+    @pytest.mark.slow
+    async def test_frozen_one_is_given_up_in_time(self, bench: ProcessBench) -> None:
+        engine = await bench.start_ready(bench.plan("a"))
+        os.kill(int(engine.handle), signal.SIGSTOP)
+        with pytest.raises(ServiceError, match="cannot rest: its launcher does not answer"):
+            await asyncio.wait_for(bench.runtime.rest(engine), 20)
+        with suppress(ProcessLookupError):
+            os.kill(int(engine.handle), signal.SIGCONT)
+        # The calls are answered in their order: the last one counts.
+        await bench.runtime.rouse(engine)
+        assert bench.held_locks() == ["engine-cpu.lock"]
+
+    async def test_one_of_an_earlier_release_is_not_asked(self, bench: ProcessBench) -> None:
+        # The signals would end it.
+        engine = await bench.start_ready(bench.plan("a"))
+        record = bench.state_dir / "engines/a.json"
+        known = json.loads(record.read_text())
+        del known["answers"], known["rests"]
+        record.write_text(json.dumps(known))
+        with pytest.raises(ServiceError, match="cannot rest"):
+            await bench.runtime.rest(engine)
+        with pytest.raises(EngineStartFailed, match="cannot be roused"):
+            await bench.runtime.rouse(engine)
+        assert bench.held_locks() == ["engine-cpu.lock"]
+        assert (await bench.get(engine, "/health"))[0] == 200
+
+    async def test_one_that_cannot_write_it_down_keeps_the_lock(self, bench: ProcessBench) -> None:
+        engine = await bench.start_ready(bench.plan("a"))
+        blocked = bench.state_dir / "engines/a.json.tmp"
+        blocked.mkdir()
+        resting = asyncio.create_task(bench.runtime.rest(engine))
+        log = bench.state_dir / "logs/a.log"
+        await bench.until(lambda: "a.json could not be written" in log.read_text())
+        assert bench.held_locks() == ["engine-cpu.lock"]
+        blocked.rmdir()
+        with pytest.raises(ServiceError, match="cannot rest: its record could not be written"):
+            await resting
+        await bench.runtime.rest(engine)
+        assert bench.held_locks() == []
 
 
 class TestSurvey:

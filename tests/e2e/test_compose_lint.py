@@ -153,6 +153,26 @@ def test_nothing_is_wrong(config: Config) -> None:
     assert findings(config) == []
 
 
+def test_engines_that_can_sleep_are_reached_by_the_gateway_alone(
+    config: Config, required: dict[str, str]
+) -> None:
+    files = "docker-compose.yml:docker-compose.sleep.yml"
+    sleepy = render({**required, "COMPOSE_FILE": files, "GPU_MEMORY_UTILIZATION": "0.8"})
+    awake = render({**required, "GPU_MEMORY_UTILIZATION": "0.8"})
+
+    assert findings(sleepy) == []
+    assert sleepy["services"].keys() == config["services"].keys()
+    engines = [n for n, s in sleepy["services"].items() if "engines" in s.get("profiles", ())]
+    assert len(engines) == 3
+    for name in engines:
+        before, after = awake["services"][name], sleepy["services"][name]
+        assert not after.get("ports")
+        assert after["environment"].pop("VLLM_SERVER_DEV_MODE") == "1"
+        after["command"].remove("--enable-sleep-mode")
+        assert {**after, "ports": None} == {**before, "ports": None}
+    assert all("DEV_MODE" not in str(service) for service in awake["services"].values())
+
+
 SPOILERS: dict[str, Callable[[Config], object]] = {
     "published on 0.0.0.0": lambda s: s["gateway"]["ports"][0].update(host_ip="0.0.0.0"),
     "published on every address": lambda s: s["llm-qwen-vl"]["ports"][0].pop("host_ip"),

@@ -38,6 +38,7 @@ ELSEWHERE = {
         "gateway/relay.py",
         "gateway/roster.py",
         "gateway/routes/control.py",
+        "gateway/routes/device.py",
         "gateway/routes/health.py",
         "gateway/routes/openai.py",
         "gateway/services.py",

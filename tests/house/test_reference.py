@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_backend import errors
 from llm_backend.gateway.endpoints import ENDPOINTS
-from llm_backend.gateway.routes import control, health, openai
+from llm_backend.gateway.routes import control, device, health, openai
 from tests.house.project import Project
 
 
@@ -64,11 +64,11 @@ def test_every_other_route_is_in_the_table(project: Project) -> None:
     page = project.text(project.root / "docs" / "reference" / "http-api.md")
     routes = {
         f"{method} {route.path.replace(':path', '')}"
-        for module in (control, health, openai)
+        for module in (control, device, health, openai)
         for route in module.router.routes
         for method in route.methods
     }
 
     inference = {f"POST {path}" for path in ENDPOINTS}
 
-    assert set(re.findall(r"`((?:GET|POST) /[^`]*)`", page)) == routes | inference
+    assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", page)) == routes | inference

@@ -92,7 +92,9 @@ def test_a_stream_hears_within_a_second_what_it_waits_for(
     assert lines[0].startswith(": loading late")
     assert lines[1] == ""
     assert lines[2].startswith("data: {")
-    assert [line for line in lines if line][-1] == "data: [DONE]"
+    *_, done, timing = [line for line in lines if line]
+    assert done == "data: [DONE]"
+    assert timing.startswith(": timing: queue;dur=")
 
 
 def test_it_hears_how_long_once_that_was_measured(http: httpx2.Client) -> None:
@@ -142,7 +144,7 @@ def test_whoever_waits_for_a_place_hears_so(http: httpx2.Client) -> None:
         next(lines)
         with streaming(http, CHAT, "long") as second:
             told = second.iter_lines()
-            assert next(told) == ": waiting for long, all places are taken"
+            assert next(told).startswith(": waiting for long, all places are taken")
             waiting = {m["id"]: m["waiting"] for m in http.get("/status").json()["models"]}
             assert waiting["long"] == 1
         assert [line for line in lines if line][-1] == "data: [DONE]"

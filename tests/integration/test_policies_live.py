@@ -9,22 +9,22 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import httpx2
 import pytest
 
 from llm_backend.engines import llamacpp_serve
-from llm_backend.replay.result import percentile
 from tests.harness import PATIENCE_S, gateway_home
 from tests.integration.test_engines import SMOLLM2
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-REQUESTS = 10
+REQUESTS = 4
 """Of each of the two clients."""
 
-SLOWED = 'echo start >> "$0"; sleep 4; exec "$@"'
+SLOWED = 'echo start >> "$0"; sleep 1; exec "$@"'
 
 
 def slowed(root: Path, name: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def in_a_loop(url: str, model: str, waits: list[float]) -> None:
 
 
 def ping_pong(root: Path, policy: str) -> tuple[int, float]:
-    """Return starts of engines, and the 95th percentile of the seconds until an answer."""
+    """Return starts of engines, and the mean of the seconds until an answer."""
     with gateway_home(root) as home:
         models = {name: slowed(root, name) for name in ("one", "two")}
         home.configure(models, switching={"policy": policy})
@@ -65,7 +65,7 @@ def ping_pong(root: Path, policy: str) -> tuple[int, float]:
             client.join()
         assert len(waits) == 2 * REQUESTS
         starts = (root / "starts").read_text().count("start")
-        return starts, percentile(sorted(waits), 0.95)
+        return starts, mean(waits)
 
 
 def test_on_ping_pong_fair_switches_a_third_as_often_and_waits_half_as_long(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_on_ping_pong_fair_switches_a_third_as_often_and_waits_half_as_long(tmp_
     for policy in ("fifo", "fair"):
         (tmp_path / policy).mkdir()
         found[policy] = ping_pong(tmp_path / policy, policy)
-    (fifo_starts, fifo_p95_s), (fair_starts, fair_p95_s) = found["fifo"], found["fair"]
+    (fifo_starts, fifo_s), (fair_starts, fair_s) = found["fifo"], found["fair"]
 
     assert 3 * (fair_starts - 1) <= fifo_starts - 1, found
-    assert 2 * fair_p95_s <= fifo_p95_s, found
+    assert 2 * fair_s <= fifo_s, found

@@ -245,7 +245,7 @@ def test_the_status_tells_of_every_model(http: httpx2.Client, awake: str) -> Non
 
     assert (status["is_loaded"], status["model"], status["mode"]) == (True, awake, "auto")
     assert status["switch"] is None
-    assert status["queue"] == {"length": 0, "limit": 512, "by_model": {}}
+    assert status["queue"] == {"length": 0, "limit": 512, "by_model": {}, "wait_s": {}}
     assert [m["id"] for m in status["models"]] == ["first", "embedder", "echo", "shaped", "boxed"]
     assert all(m["since_s"] is None or m["since_s"] >= 0 for m in status["models"])
 

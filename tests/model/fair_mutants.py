@@ -29,7 +29,7 @@ class CountsOnlyForTheFirstInLine(Fair):
 
 class WakesNobodyWhenATurnIsOver(Fair):
     def wait_until(self, until: float, wanted: Entry) -> None:  # noqa: ARG002  # the signature of the rule that it breaks
-        self._holding = self._holding or self._is_urgent(wanted)
+        self._holding = self._holding or self.is_urgent(wanted)
 
 
 class GivesTurnsByAgeAlone(Fair):

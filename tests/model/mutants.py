@@ -8,8 +8,9 @@ from dataclasses import replace
 from llm_backend.errors import LLMBackendError
 from llm_backend.switching import events as ev
 from llm_backend.switching.entry import Entry
+from llm_backend.switching.eviction import has_room
 from llm_backend.switching.scheduler import Scheduler
-from llm_backend.switching.states import State
+from llm_backend.switching.states import DOWN, State, Trigger
 
 
 class StartsBeforeTheEndIsProven(Scheduler):
@@ -114,7 +115,7 @@ class LoadsForNobody(Scheduler):
 
 
 class BelievesAnEngineThatItStops(Scheduler):
-    def _engine_event(self, event: ev.Adopted | ev.Ready | ev.Broke | ev.Hung | ev.Stopped) -> None:
+    def _engine_event(self, event: ev.EngineEvent) -> None:
         entry = self.entries[event.model]
         if isinstance(event, ev.Ready) and entry.state is State.STOPPING:
             entry.state = State.STARTING
@@ -135,6 +136,22 @@ class ForgetsWhatItKept(Scheduler):
     def _want(self, group: str, model: str | None) -> None:
         if not any(isinstance(e, ev.Moved) and e.state is State.AWAKE for e in self._effects):
             super()._want(group, model)
+
+
+class ForgetsWhatSleepersTake(Scheduler):
+    def _fits(self, entry: Entry) -> bool:
+        others = [e for e in self.entries.values() if e is not entry and e.state not in DOWN]
+        return has_room(entry.needs, [e.needs for e in others], self.rules.capacity)
+
+
+class PutsToSleepWhatIsToBeUnloaded(Scheduler):
+    def _rung(self, entry: Entry) -> int | None:
+        return next(iter(entry.needs.rungs), None)
+
+
+class KeepsASleeperThatIsToBeUnloaded(Scheduler):
+    def _slept(self, entry: Entry) -> None:
+        self._move(entry, Trigger.SLEPT)
 
 
 MUTANTS: list[type[Scheduler]] = [

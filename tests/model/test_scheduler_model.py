@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from llm_backend.switching import events as ev
+from llm_backend.switching.residency import HOST
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import IllegalTransition
 from tests.model.mutants import MUTANTS
@@ -29,6 +30,8 @@ from tests.model.parts import Violation
 from tests.model.world import World
 
 GPU = {"gpu0": 16_000}
+SLEEPS = {1: {"gpu0": 400, HOST: 9_000}, 2: {"gpu0": 600}}
+SLEEPERS = "models that sleep"
 CATALOGS: dict[str, tuple[list[ev.Needs], dict[str, int]]] = {
     "three models, one at a time": (
         [
@@ -47,6 +50,15 @@ CATALOGS: dict[str, tuple[list[ev.Needs], dict[str, int]]] = {
         ],
         GPU,
     ),
+    SLEEPERS: (
+        [
+            ev.Needs("a", "gpu0", 3, {"gpu0": 15_000}, rungs={1: {"gpu0": 400, HOST: 9_000}}),
+            ev.Needs("b", "gpu0", 1, {"gpu0": 15_000}, rungs=SLEEPS, rung_by_time=True),
+            ev.Needs("c", "gpu0", 2, {"gpu0": 14_000}, rungs=SLEEPS, rung_by_time=True),
+            ev.Needs("d", "beside", 1, {"gpu0": 1_000}, rungs={2: {"gpu0": 700}}),
+        ],
+        {**GPU, HOST: 16_000},
+    ),
     "one model over two devices": (
         [
             ev.Needs("left", "gpu0", 1, {"gpu0": 9_000}),
@@ -63,9 +75,10 @@ class SchedulerModel(RuleBasedStateMachine):
 
     scheduler: type[Scheduler] = Scheduler
     policy: Literal["fifo", "fair"] = "fifo"
+    catalogs: tuple[str, ...] = tuple(sorted(CATALOGS))
 
     @initialize(
-        catalog=st.sampled_from(sorted(CATALOGS)),
+        catalog=st.integers(0, 11),
         manual=st.sampled_from([False, False, True]),
         cancel=st.booleans(),
         restore=st.booleans(),
@@ -74,14 +87,14 @@ class SchedulerModel(RuleBasedStateMachine):
     )
     def build(
         self,
-        catalog: str,
+        catalog: int,
         manual: bool,
         cancel: bool,
         restore: bool,
         queue_limit: int,
         left_behind: set[int],
     ) -> None:
-        models, capacity = CATALOGS[catalog]
+        models, capacity = CATALOGS[self.catalogs[catalog % len(self.catalogs)]]
         rules = ev.Rules(
             queue_limit=queue_limit,
             mode="manual" if manual else "auto",
@@ -155,9 +168,18 @@ class SchedulerModel(RuleBasedStateMachine):
     # Engines
 
     @precondition(lambda self: self.engines(ready=False))
+    @rule(data=st.data(), rung_lost=st.booleans())
+    def an_engine_is_ready(self, data: st.DataObject, rung_lost: bool) -> None:
+        self.world.ready(self.pick(data, self.engines(ready=False)), rung_lost=rung_lost)
+
+    def falling_asleep(self) -> list[str]:
+        stopping = self.engines(stopping=True)
+        return [m for m in stopping if self.world.engines[m].rung is not None]
+
+    @precondition(lambda self: self.falling_asleep())
     @rule(data=st.data())
-    def an_engine_is_ready(self, data: st.DataObject) -> None:
-        self.world.ready(self.pick(data, self.engines(ready=False)))
+    def an_engine_has_fallen_asleep(self, data: st.DataObject) -> None:
+        self.world.slept(self.pick(data, self.falling_asleep()))
 
     @precondition(lambda self: self.engines(stopping=True))
     @rule(data=st.data())
@@ -168,7 +190,7 @@ class SchedulerModel(RuleBasedStateMachine):
     @rule(data=st.data(), hang=st.booleans())
     def an_engine_breaks(self, data: st.DataObject, hang: bool) -> None:
         model = self.pick(data, self.world.engines)
-        if hang and model in self.engines(ready=True, hung=False):
+        if hang and model in self.engines(ready=True, hung=False, asleep=False):
             self.world.hang(model)
         else:
             self.world.break_(model)
@@ -220,7 +242,8 @@ def test_every_promise_holds_in_every_order_of_events(policy: Literal["fifo", "f
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_model_notices_a_broken_rule(mutant: type[Scheduler]) -> None:
-    broken = type("Broken", (SchedulerModel,), {"scheduler": mutant})
+    about_sleep = {"catalogs": (SLEEPERS,)} if "Sleep" in mutant.__name__ else {}
+    broken = type("Broken", (SchedulerModel,), {"scheduler": mutant, **about_sleep})
 
     with pytest.raises((Violation, IllegalTransition)):
         run_state_machine_as_test(broken, settings=HUNT)

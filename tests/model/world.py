@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
 from llm_backend.switching import events as ev
 from llm_backend.switching.fair import RESERVE
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
-from tests.model.parts import Engine, Wait, require
+from tests.model.parts import Catalog, Engine, Wait, require
 from tests.model.twins import state_after, state_of
 
 
 @dataclass
-class World:
+class World(Catalog):
     """Everything around one scheduler.
 
     The world's own books: `engines` that exist, `waits` for an answer, `leases` that are out and
@@ -28,8 +28,6 @@ class World:
     `unloads`), and what watchers were told (`states`, `drains` with their beginning).
     """
 
-    models: dict[str, ev.Needs]
-    rules: ev.Rules
     make: Callable[[Iterable[ev.Needs], ev.Rules], Scheduler] = Scheduler
     now: float = 0.0
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -97,12 +95,12 @@ class World:
         self.engines[model] = Engine(ready=True)
         self._tell(ev.Adopted(model))
 
-    def ready(self, model: str) -> None:
+    def ready(self, model: str, *, rung_lost: bool = False) -> None:
         """An engine says that it can serve; perhaps too late, when it is being stopped."""
         engine = self.engines[model]
         if not engine.stopping:
             engine.ready = True
-        self._tell(ev.Ready(model))
+        self._tell(ev.Ready(model, rung_lost=rung_lost and engine.rung is not None))
 
     def break_(self, model: str) -> None:
         """An engine ends by itself; if it is being stopped anyway, `Stopped` is still to come."""
@@ -130,6 +128,11 @@ class World:
         del self.engines[model]
         self.unloads.discard(model)
         self._tell(ev.Stopped(model))
+
+    def slept(self, model: str) -> None:
+        engine = self.engines[model]
+        engine.stopping, engine.asleep = False, True
+        self._tell(ev.Slept(model))
 
     def pass_time(self, seconds: float) -> None:
         """Time passes; timers that are due fire, each at its time."""
@@ -174,12 +177,14 @@ class World:
             case _:
                 self._perform_on_engine(effect)
 
-    def _perform_on_engine(self, effect: ev.Start | ev.Stop | ev.Cut | ev.Moved) -> None:
+    def _perform_on_engine(self, effect: ev.Start | ev.Stop | ev.Sleep | ev.Cut | ev.Moved) -> None:
         match effect:
             case ev.Start(model):
                 self._start(model)
             case ev.Stop(model):
                 self._stop(model)
+            case ev.Sleep(model, rung):
+                self._sleep(model, rung)
             case ev.Cut(model, _):
                 self._cut(model)
             case ev.Moved(model, previous, state):
@@ -212,7 +217,7 @@ class World:
         fair = self.rules.policy == "fair"
         if fair or joining or by_operator or head is None or self._starting_before:
             return
-        if head.model in self.engines:
+        if self._is_up(head.model):
             return  # its own engine has to end first
         require(
             ticket < self._head or not self.conflict(head.model, model),
@@ -228,7 +233,7 @@ class World:
         wait = self._answered(ticket)
         require(wait.kind in {"switch", "unload"}, "only operators reach what they want")
         engine = self.engines.get(wait.model)
-        awake = engine is not None and engine.ready and not engine.stopping
+        awake = engine is not None and engine.ready and not (engine.stopping or engine.asleep)
         is_so = engine is None if wait.kind == "unload" else awake
         require(is_so, f"the {wait.kind} of {wait.model} is done")
         if wait.kind == "switch":
@@ -245,15 +250,16 @@ class World:
 
     def _start(self, model: str) -> None:
         needs = self.models[model]
-        others = [self.models[m] for m in self.engines]
-        require(model not in self.engines, f"{model} has no engine yet")
+        others = [self._reserved(m) for m in self.engines if m != model]
+        engine = self.engines.get(model, Engine(asleep=True))
+        require(engine.asleep, f"{model} has no engine yet, or it sleeps")
         require(all(o.group != needs.group for o in others), f"one engine in {needs.group}")
-        require(self._fit([needs, *others]), "what the engines reserve fits")
+        require(self.fit([needs, *others]), "what the engines reserve fits")
         elders = [t for t, w in self.waits.items() if w == Wait("request", model)]
         require(elders or model in self.switches, f"somebody waits for {model}")
         if model not in self.switches and self.rules.policy == "fifo":
             self._no_start_past_elders(model, min(elders))
-        self.engines[model] = Engine()
+        self.engines[model] = Engine(rung=engine.rung)
 
     def _no_start_past_elders(self, model: str, ticket: ev.Ticket) -> None:
         overtaken = [
@@ -265,12 +271,31 @@ class World:
 
     def _stop(self, model: str) -> None:
         engine = self._running(model)
+        engine.rung = None
         cause = model in self.unloads or engine.hung or self._is_in_the_way(model)
         adopted_in_vain = self.event == ev.Adopted(model)
         require(
             cause or adopted_in_vain or self._is_unwanted(model), f"{model} is stopped for a reason"
         )
         engine.stopping = True
+
+    def _sleep(self, model: str, rung: int) -> None:
+        engine = self._running(model)
+        require(engine.ready and not engine.asleep, f"{model} is awake before it falls asleep")
+        require(self._is_in_the_way(model), f"{model} is put to sleep for another model")
+        require(model not in self.unloads, f"{model} is to be unloaded whole")
+        require(rung in self.models[model].rungs, f"{model} may sleep so deep")
+        require(self.working[model] == 0, f"nobody works with {model} any more")
+        engine.stopping, engine.rung = True, rung
+
+    def _overdue(self, model: str) -> bool:
+        return self.now >= self.drains.get(model, self.now) + self.rules.drain_s
+
+    def _reserved(self, model: str) -> ev.Needs:
+        engine, needs = self.engines[model], self.models[model]
+        if not engine.asleep or engine.rung is None:
+            return needs
+        return replace(needs, group=f"{model} sleeps", mib=needs.rungs[engine.rung])
 
     def _is_unwanted(self, model: str) -> bool:
         return (
@@ -281,7 +306,7 @@ class World:
         )
 
     def _cut(self, model: str) -> None:
-        overdue = self.now >= self.drains.get(model, self.now) + self.rules.drain_s
+        overdue = self._overdue(model)
         ended = isinstance(self.event, ev.Broke | ev.Hung) and self.event.model == model
         require(ended or overdue, f"requests on {model} are cut for a reason")
         self.working[model] = 0
@@ -299,7 +324,7 @@ class World:
     def _is_in_the_way(self, model: str) -> bool:
         claims = self.switches | {w.model for w in self.waits.values() if w.kind == "request"}
         claims -= {model}
-        return any(self._touch(claim, model) for claim in claims)
+        return any(self.touch(claim, model) for claim in claims)
 
     def _awake(self, model: str) -> None:
         engine = self.engines[model]
@@ -310,13 +335,13 @@ class World:
     # What must be so after every event
 
     def _check_books(self) -> None:
-        running = [self.models[m] for m in self.engines if not self.engines[m].stopping]
+        running = [self._reserved(m) for m in self.engines if not self.engines[m].stopping]
         groups = [needs.group for needs in running]
         require(len(groups) == len(set(groups)), "one engine a group")
-        require(self._fit(running), "what the engines reserve fits")
+        require(self.fit(running), "what the engines reserve fits")
         require(self.waiting() <= self.rules.queue_limit, "the queue is bounded")
         require(self.scheduler.queue_length == self.waiting(), "the queue is who waits")
-        loading = [m for m, e in self.engines.items() if not (e.ready or e.stopping)]
+        loading = [m for m, e in self.engines.items() if not (e.ready or e.stopping or e.asleep)]
         for model in loading:
             require(not self._is_unwanted(model), f"somebody waits for {model}")
         if not loading and not self.switches and self.rules.policy == "fifo":
@@ -336,29 +361,17 @@ class World:
 
     def _check_the_way_of_the_head(self) -> None:
         head = next((w for w in self.waits.values() if w.kind == "request"), None)
-        if head is None or head.model in self.engines:
+        if head is None or self._is_up(head.model):
             return
         stay = [m for m in self.engines if self.states[m] is State.AWAKE]
         in_the_way = [m for m in stay if self.conflict(head.model, m)]
         require(not in_the_way, f"{in_the_way} drain for the first in line")
 
+    def _is_up(self, model: str) -> bool:
+        return model in self.engines and not self.engines[model].asleep
+
     def waiting(self) -> int:
         return sum(w.kind == "request" for w in self.waits.values())
-
-    def conflict(self, one: str, other: str) -> bool:
-        """Whether two models can never be awake together."""
-        a, b = self.models[one], self.models[other]
-        return one != other and (a.group == b.group or not self._fit([a, b]))
-
-    def _touch(self, one: str, other: str) -> bool:
-        a, b = self.models[one], self.models[other]
-        return a.group == b.group or bool(a.mib.keys() & b.mib.keys())
-
-    def _fit(self, models: list[ev.Needs]) -> bool:
-        return all(
-            sum(needs.mib.get(device, 0) for needs in models) <= capacity
-            for device, capacity in self.rules.capacity.items()
-        )
 
     # The end
 
@@ -370,7 +383,7 @@ class World:
             if not (acted or self.waits or self.leases.total()):
                 break
         require(not self.waits, f"everybody is answered in the end, {self.waits} wait")
-        for model in self.engines:
+        for model in [m for m, e in self.engines.items() if not e.asleep]:
             require(self.wanted.get(self.models[model].group) == model, f"{model} is kept wanted")
 
     def _act(self, *, finishing: bool) -> bool:
@@ -378,8 +391,8 @@ class World:
         due: list[tuple[Callable[[str], None], str]] = []
         for model, engine in self.engines.items():
             if engine.stopping:
-                due.append((self.stopped, model))
-            elif not engine.ready:
+                due.append((self.stopped if engine.rung is None else self.slept, model))
+            elif not (engine.ready or engine.asleep):
                 due.append((self.ready, model))
         due += [(self.finish, model) for model in self.leases.elements()] if finishing else []
         for act, model in due:

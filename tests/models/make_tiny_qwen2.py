@@ -1,6 +1,6 @@
 """Makes a random Qwen2 model of a few hundred KB: a real architecture that knows nothing.
 
-    .venv-vllm/bin/python tests/models/make_tiny_qwen2.py DIRECTORY
+    .venv-vllm/bin/python tests/models/make_tiny_qwen2.py DIRECTORY [WIDTH LAYERS]
 
 It needs torch, transformers and tokenizers, which come with vLLM. The same seed gives the same
 weights, so its answers at temperature 0 are stable.
@@ -49,15 +49,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """Build the network with random weights."""
+def make_model(
+    tokenizer: PreTrainedTokenizerFast, width: int = 64, layers: int = 2
+) -> Qwen2ForCausalLM:
+    """Build the network with random weights; `width` is a multiple of 64."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
@@ -68,12 +70,12 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config).to(torch.bfloat16)
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, *size: int) -> None:
     """Write tokenizer and weights into a directory."""
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(directory)
-    make_model(tokenizer).save_pretrained(directory)
+    make_model(tokenizer, *size).save_pretrained(directory)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
@@ -39,7 +41,8 @@ async def ready(service: Service) -> JSONResponse:
 @router.get("/metrics", response_class=Response)
 async def metrics(service: Service) -> Response:
     """All series in Prometheus text format."""
-    return Response(service.metrics.render(), media_type="text/plain; version=1.0.0; charset=utf-8")
+    text = await asyncio.to_thread(service.metrics.render)  # it reads the devices
+    return Response(text, media_type="text/plain; version=1.0.0; charset=utf-8")
 
 
 @router.get("/metrics/engines")

@@ -157,6 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(None)
 
+    def do_DELETE(self) -> None:
+        self._answer(None)
+
     def do_POST(self) -> None:
         self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 

@@ -13,6 +13,7 @@ from llm_backend.cli.compose_env import COMPOSE_ENV, DEFAULTS, GATEWAY_ENV, Comp
 from llm_backend.cli.project import Project, open_project
 from llm_backend.errors import SetupError
 from tests.harness import REPOSITORY
+from tests.unit.cli.conftest import write_catalog
 
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
 
@@ -152,3 +153,40 @@ def test_the_defaults_are_those_of_docker_compose_yml() -> None:
     assert {n: v for n, v in DEFAULTS.items() if v} == {
         n: v for n, v in defaults().items() if n in DEFAULTS
     }
+
+
+SLEEPY = {
+    "boxed": {
+        "runtimes": ["docker"],
+        "engine": {"kind": "vllm", "container": "llm-boxed"},
+        "capabilities": ["chat"],
+        "devices": ["cpu"],
+        "residency": "asleep-1",
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "files"),
+    [
+        (None, "docker-compose.yml:docker-compose.sleep.yml"),
+        ("docker-compose.yml:mine.yml", "docker-compose.yml:mine.yml:docker-compose.sleep.yml"),
+        ("docker-compose.sleep.yml", "docker-compose.sleep.yml"),
+    ],
+)
+def test_engines_that_sleep_bring_their_file(root: Path, theirs: str | None, files: str) -> None:
+    write_catalog(root, SLEEPY)
+    environ = {} if theirs is None else {"COMPOSE_FILE": theirs}
+    variables = ComposeEnv(open_project(), environ)
+
+    assert variables.prepare([])["COMPOSE_FILE"] == files
+    assert variables.stored()["COMPOSE_FILE"] == files
+
+
+def test_where_none_sleeps_the_file_is_left_out_again(root: Path, project: Project) -> None:
+    write_catalog(root, SLEEPY)
+    ComposeEnv(open_project(), {}).prepare([])
+    write_catalog(root)
+
+    assert "COMPOSE_FILE" not in ComposeEnv(open_project(), {}).prepare([])
+    assert "COMPOSE_FILE" not in ComposeEnv(project, {}).stored()

@@ -52,6 +52,23 @@ def test_a_switch_and_a_queue_are_told(command: Command, gateway: StandIn) -> No
     ]
 
 
+def test_leases_and_devices_that_nobody_can_read_are_told(
+    command: Command, gateway: StandIn
+) -> None:
+    lease = {"id": "5f2c", "device": "gpu0", "mib": None, "reason": "a game", "expires_in_s": 90.0}
+    part = lease | {"id": "77ab", "device": "gpu1", "mib": 8192}
+    gateway.answers["GET", "/status"] = (200, STATUS | {"leases": [lease, part]})
+    gateway.answers["GET", "/health"] = (200, HEALTH | {"unwatched_devices": ["gpu1"]})
+
+    lines = command("status").out.splitlines()
+
+    assert lines[4] == (
+        "Leased   all of gpu0 for 90 s more: a game (5f2c); "
+        "8.0 GiB of gpu1 for 90 s more: a game (77ab)"
+    )
+    assert "gpu1     its memory cannot be read" in lines
+
+
 def test_a_switch_of_unknown_length_is_told_by_its_step(command: Command, gateway: StandIn) -> None:
     switch = SWITCH | {"progress": None, "estimate_s": None}
     gateway.answers["GET", "/status"] = (200, STATUS | {"switch": switch})

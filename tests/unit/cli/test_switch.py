@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
+from llm_backend.cli import switch as module
 from llm_backend.cli.project import Project
-from llm_backend.cli.switch import MARGIN_S, switch_deadline_s
+from llm_backend.cli.switch import MARGIN_S, NEARLY, LoadBar, switch_deadline_s
 from tests.unit.cli.conftest import MODELS, Command, write_catalog
-from tests.unit.cli.stand_in import StandIn, write_record
+from tests.unit.cli.stand_in import STATUS, StandIn, write_record
 
 EVENTS = [
     ("snapshot", {"model": None}),
@@ -129,3 +132,47 @@ def test_the_deadline_has_room_for_every_step(root: Path, project: Project) -> N
     deadline_s = switch_deadline_s(project.settings, project.model("slow"))
 
     assert deadline_s == project.settings.limits.request_timeout_s + 130 + MARGIN_S
+
+
+# The bar
+
+
+def test_the_bar_moves_by_the_estimate_of_the_gateway(
+    command: Command, gateway: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE_S", 0.01)
+    gateway.events = [("step", {"model": "tiny", "step": "load", "elapsed_s": 0.0})]
+    switch = {"to": "tiny", "step": "load", "elapsed_s": 1.0, "estimate_s": 0.001}
+    gateway.answers["GET", "/status"] = (200, {**STATUS, "switch": switch})
+    gateway.hold.clear()
+    threading.Timer(1.0, gateway.hold.set).start()
+
+    result = command("switch", "tiny")
+
+    assert result.code == 0
+    assert result.err.splitlines()[-1] == "tiny: loading (99%)"
+
+
+def test_a_bar_shows_what_is_over_of_the_time_else_what_the_engine_says() -> None:
+    shown: list[tuple[str, float | None]] = []
+
+    def report(text: str, fraction: float | None = None, detail: str = "") -> None:
+        shown.append((text, fraction))
+
+    bar = LoadBar(report)
+
+    bar.say("loading")
+    bar.say("weights", 0.5)
+    bar.pace(2.0, 8.0)
+    bar.say("warming up")
+    bar.pace(3.0, 27.0)
+    bar.pace(100.0, 0.0)
+
+    assert shown == [
+        ("loading", None),
+        ("weights", 0.5),
+        ("weights", 0.2),
+        ("warming up", 0.2),
+        ("warming up", 0.2),
+        ("warming up", NEARLY),
+    ]

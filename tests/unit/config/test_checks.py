@@ -195,3 +195,42 @@ def test_two_models_of_one_container(root: Path) -> None:
             "config/models.yaml:18: models.c.engine.container: 'llm' is the container of 'b' too",
         )
     ]
+
+
+def test_only_what_has_a_sleep_mode_may_sleep(root: Path) -> None:
+    (line,) = said(root, CATALOG + "    residency: auto\n")
+
+    assert line == (
+        "error",
+        "config/models.yaml:11: models.a.residency: 'auto' is for engines with vLLM's sleep mode, "
+        "and this one is llama.cpp; take 'stop'",
+    )
+
+
+SLEEPERS = """\
+devices:
+  gpu0: {kind: cuda, memory_mib: 10000, headroom_mib: 0, ceiling: 1}
+models:
+  a: &a
+    runtimes: [process]
+    engine: {kind: vllm, python: /usr/bin/python3}
+    weights: {source: path, path: /w}
+    capabilities: [chat]
+    devices: [gpu0]
+    memory_mib: {awake: 9000, asleep-1: 600}
+    residency: asleep-1
+  b:
+    <<: *a
+"""
+
+
+def test_sleepers_that_fit_beside_the_awake_model_are_fine(root: Path) -> None:
+    assert said(root, SLEEPERS) == []
+
+
+def test_sleepers_without_room_are_told_that_they_will_be_stopped(root: Path) -> None:
+    lines = said(root, SLEEPERS.replace("awake: 9000", "awake: 9500"))
+
+    assert [level for level, _ in lines] == ["warning", "warning"]
+    assert "asleep it keeps 600 MiB of 'gpu0'" in lines[0][1]
+    assert "reserves 9500 of 10000 MiB: it will be stopped instead" in lines[0][1]

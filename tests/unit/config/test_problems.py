@@ -25,6 +25,9 @@ models:
 """A right catalog; line 4 is the model."""
 
 
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "keep-models-awake.md"
+
+
 def catalog_error(directory: Path, text: str) -> str:
     path = directory / "config" / "models.yaml"
     path.parent.mkdir()
@@ -63,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "devices: [gpu0]\n    zzz: 1",
             "10: models.qwen-vl.zzz: unknown key; allowed here: aliases, purpose, runtimes, engine, "
             "weights, quantization, capabilities, max_model_len, devices, group, memory_mib, port, "
-            "environment, concurrency, pinned, idle_ttl_s, timeouts, defaults",
+            "environment, concurrency, pinned, residency, idle_ttl_s, timeouts, defaults",
             id="unknown key that is near none",
         ),
         pytest.param(
@@ -221,6 +224,18 @@ def test_wrong_catalog(here: Path, old: str, new: str, says: str) -> None:
     assert old in MODEL
     expected = f"config/models.yaml:{says}"
     assert catalog_error(here, MODEL.replace(old, new)) == expected
+
+
+def test_the_catalog_of_the_how_to_has_no_problem(here: Path) -> None:
+    blocks = PAGE.read_text(encoding="utf-8").split("```yaml\n")[1:]
+    [example] = [text for b in blocks if (text := b.split("```")[0]).startswith("devices:")]
+    (here / "models.yaml").write_text(example, encoding="utf-8")
+
+    catalog = load_catalog(here / "models.yaml")
+
+    groups = {name: spec.exclusivity_group for name, spec in catalog.models.items()}
+    assert groups == {"chat": "gpu0", "embedder": "small"}
+    assert catalog.models["embedder"].pinned
 
 
 def test_all_problems_of_a_file_come_together_in_the_order_of_its_lines(here: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from llm_backend.config.catalog import Catalog
 from llm_backend.errors import EngineStartFailed, Overloaded
 from llm_backend.gateway import admission
-from llm_backend.gateway.admission import Admission
+from llm_backend.gateway.admission import Admission, waiting_headers
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.runtimes.base import Engine
+from llm_backend.switching.estimates import Outlook
 from llm_backend.switching.lease import ORDINARY, Lease, Terms
 
 pytestmark = pytest.mark.anyio
@@ -32,14 +33,17 @@ class Line:
 
 
 class Quiet(Admission):
-    """One that needs no switcher to say what a request waits for."""
+    """One that needs no switcher to say what a request waits for, and how long."""
 
-    def outlook(self, model: str) -> str:
-        return f"waiting for {model}"
+    def back_s(self, lease: Lease) -> float:  # noqa: ARG002  # of whomever
+        return 77.0
+
+    def tell(self, lease: Lease) -> str:
+        return f"waiting for {lease.model}"
 
 
 def stage(timeout_s: float) -> Admission:
-    return Quiet(FLEET, None, timeout_s)  # type: ignore[arg-type]  # `outlook` alone asks it
+    return Quiet(FLEET, None, timeout_s)  # type: ignore[arg-type]  # it is not asked
 
 
 def lease(terms: Terms = ORDINARY) -> Lease:
@@ -56,8 +60,9 @@ async def test_the_deadline_is_named_whether_signs_are_given_or_not(
         told.append(text)
 
     for way in (None, sign):
-        with pytest.raises(Overloaded, match=r"a was not free within 0\.05 s"):
+        with pytest.raises(Overloaded, match=r"a was not free within 0\.05 s") as raised:
             await stage(0.05).wait(lease(), way)
+        assert raised.value.retry_after_s == 77.0
     assert told == ["waiting for a"]
 
 
@@ -103,3 +108,32 @@ async def test_a_client_that_cannot_be_told_ends_the_wait(monkeypatch: pytest.Mo
 
     with pytest.raises(ConnectionResetError):
         await stage(10).wait(lease(), sign)
+
+
+async def test_a_refusal_says_itself_when_to_come_back() -> None:
+    held = lease()
+    held.refuse(Overloaded("512 requests wait already.", retry_after_s=5))
+
+    with pytest.raises(Overloaded) as raised:
+        await stage(10).wait(held, None)
+    assert raised.value.retry_after_s == 5
+
+
+async def test_who_waits_or_finds_no_place_is_told_of_the_line() -> None:
+    held = lease()
+    assert waiting_headers(held) == [], "it was granted at once"
+
+    held.outlook = Outlook(3, 41.2)
+    told = [(b"x-queue-position", b"3"), (b"x-estimated-wait-s", b"42")]
+    assert waiting_headers(held) == told
+    held.error = Overloaded("512 requests wait already.")
+    assert waiting_headers(held) == told
+    held.error = EngineStartFailed("It did not start.")
+    assert waiting_headers(held) == []
+
+
+async def test_what_was_never_measured_is_not_told() -> None:
+    held = lease()
+    held.outlook = Outlook(1, 30.0, is_measured=False)
+
+    assert waiting_headers(held) == [(b"x-queue-position", b"1")]

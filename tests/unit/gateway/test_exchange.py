@@ -307,3 +307,39 @@ async def test_a_deadline_within_is_not_taken_for_leaving() -> None:
             await forever()
 
     assert await work(Client(), block) == "timeout"
+
+
+# What the time went by with
+
+
+async def test_a_plain_answer_tells_its_stages() -> None:
+    client = Client(b"x")
+    client.exchange.asked_at = asyncio.get_running_loop().time() - 2
+    client.exchange.stages = {"queue": 1.25, "load": 10.0}
+    await client.exchange.answer(200, b"application/json", b"{}")
+
+    told = client.headers[b"server-timing"].split(b", ")
+    assert told[:2] == [b"queue;dur=1250.0", b"load;dur=10000.0"]
+    assert told[2].startswith(b"engine;dur=2")
+
+
+async def test_an_answer_without_an_engine_has_no_stages() -> None:
+    client = Client(b"x")
+    await client.exchange.answer(200, b"application/json", b"{}")
+
+    assert b"server-timing" not in client.headers
+
+
+@pytest.mark.parametrize("waited", [True, False])
+async def test_a_stream_that_waited_ends_in_a_comment_of_its_stages(waited: bool) -> None:
+    client = Client(b"x")
+    client.exchange.asked_at = asyncio.get_running_loop().time()
+    client.exchange.stages = {"queue": 1.25} if waited else {}
+    await client.exchange.start(200, EVENT_STREAM)
+    await client.exchange.close(b"data: [DONE]\n\n")
+
+    assert b"server-timing" not in client.headers
+    comment = b": timing: queue;dur=1250.0, engine;dur=0" if waited else b""
+    assert client.text.startswith(b"data: [DONE]\n\n" + comment)
+    assert client.text.endswith(b"\n\n")
+    assert client.text.count(b"\n\n") == 1 + waited

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pynvml
 import pytest
 
-from llm_backend.config.catalog import DeviceSpec
+from llm_backend.config.device import DeviceSpec
 from llm_backend.gpu import nvml
 from llm_backend.gpu.nvml import NvmlProbe
 
@@ -79,6 +79,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: "NVIDIA GeForce RTX 5080")
     running = [Process(os.getpid(), 2048 * 2**20), Process(2**22 - 1, None)]
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda _: running)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetGraphicsRunningProcesses", lambda _: running[:1])
     return monkeypatch
 
 
@@ -87,9 +88,12 @@ def test_a_reading(driver: pytest.MonkeyPatch) -> None:
     snapshot = probe.read("gpu0")
     assert snapshot is not None
     assert (snapshot.total_mib, snapshot.free_mib) == (16303, 3000)
+    assert snapshot.holders is not None
     ours, other = snapshot.holders
     assert (ours.pid, ours.mib) == (os.getpid(), 2048)
-    assert (other.name, other.mib) == ("a process of another container", None)
+    assert (other.name, other.mib) == (None, None)
+    assert str(other) == f"a process of another container (pid {2**22 - 1})"
+    assert str(ours).endswith(f"(pid {os.getpid()}, 2048 MiB)")
     assert probe.read("gpu63") is None
 
 
@@ -100,5 +104,5 @@ def test_a_driver_that_shows_no_processes(driver: pytest.MonkeyPatch) -> None:
     driver.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", refuse)
     snapshot = NvmlProbe(DEVICES).read("gpu0")
     assert snapshot is not None
-    assert snapshot.holders == ()
+    assert snapshot.holders is None
     assert nvml.MIB == 2**20

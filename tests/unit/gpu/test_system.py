@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from llm_backend.config.catalog import DeviceSpec
+from llm_backend.config.device import DeviceSpec
 from llm_backend.gpu.base import GpuSnapshot
 from llm_backend.gpu.system import Probes, SystemProbe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,29 @@ def test_only_the_last_start_is_marked(tmp_path: Path) -> None:
     assert records.load("org/a:1") == replace(RECORD, stopping=True)
 
 
+def test_rest_is_marked_and_taken_back(tmp_path: Path) -> None:
+    records = ContainerRecords(tmp_path)
+    records.mark_resting("org/a:1", "id:time", resting=True)
+    assert records.all() == []
+    records.save(RECORD)
+    records.mark_resting("org/a:1", "id:earlier", resting=True)
+    assert records.load("org/a:1") == RECORD
+    records.mark_resting("org/a:1", "id:time", resting=True)
+    assert records.load("org/a:1") == replace(RECORD, resting=True)
+    records.mark_resting("org/a:1", "id:time", resting=False)
+    assert records.load("org/a:1") == RECORD
+
+
+def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    records = ContainerRecords(tmp_path)
+    records.save(RECORD)
+    path = tmp_path / "engines/org_a_1.docker.json"
+    known = json.loads(path.read_text())
+    del known["resting"]
+    path.write_text(json.dumps(known))
+    assert records.load("org/a:1") == RECORD
+
+
 @pytest.mark.parametrize(
     "other",
     [{"fingerprint": "2"}, {"group": "gpu1"}, {"port": 1}, {"host": "x"}, {"served_name": "x"}],
@@ -77,6 +101,7 @@ def test_an_engine_serves_its_own_plan_alone(other: dict[str, object]) -> None:
     assert RECORD.serves(replace(PLAN, stop_s=1), "id:time")
     assert not RECORD.serves(PLAN, "id:later")
     assert not replace(RECORD, stopping=True).serves(PLAN, "id:time")
+    assert not replace(RECORD, resting=True).serves(PLAN, "id:time")
     assert not RECORD.serves(replace(PLAN, **other), "id:time")  # type: ignore[arg-type]  # any field
 
 

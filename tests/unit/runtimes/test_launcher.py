@@ -62,7 +62,8 @@ def record(spec: dict[str, Any]) -> dict[str, Any]:
 
 def test_engine_that_runs_is_reported_and_its_end_recorded(spec: dict[str, Any]) -> None:
     answer = launch(spec)
-    assert record(spec) == {**spec["record"], "pid": answer["pid"], "code": 0}
+    added = {"pid": answer["pid"], "code": 0, "rests": False, "answers": 0}
+    assert record(spec) == {**spec["record"], **added}
     assert Path(spec["argv"][1]).exists()
 
 

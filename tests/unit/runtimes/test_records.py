@@ -74,8 +74,8 @@ def test_record_does_not_serve_another_plan(change: dict[str, object]) -> None:
     assert not RECORD.serves(dataclasses.replace(PLAN, **change))
 
 
-@pytest.mark.parametrize("change", [{"code": 0}, {"stopping": True}])
-def test_record_of_an_engine_that_ended_or_was_asked_to_serves_nothing(
+@pytest.mark.parametrize("change", [{"code": 0}, {"stopping": True}, {"rests": True}])
+def test_record_of_an_engine_that_ended_or_was_asked_to_or_rests_serves_nothing(
     change: dict[str, object],
 ) -> None:
     assert not dataclasses.replace(RECORD, **change).serves(PLAN)

@@ -16,8 +16,9 @@ from llm_backend.gpu.base import GpuSnapshot
 from llm_backend.runtimes.base import Engine, Exit
 from llm_backend.switching.events import Rules
 from llm_backend.switching.feed import Feed
-from llm_backend.switching.history import History, WantedFile
+from llm_backend.switching.history import DoubtFile, History, WantedFile
 from llm_backend.switching.keeper import Launch, Tools
+from llm_backend.switching.lending import LoanFile
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.probe import EngineProbe
 from llm_backend.switching.switcher import Switcher
@@ -53,6 +54,10 @@ class EngineServer:
         for writer in self._writers:
             writer.close()
 
+    def answer(self, path: str) -> tuple[int, str]:
+        """Return status and body."""
+        return self.answers.get(path, (404, ""))
+
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -70,7 +75,7 @@ class EngineServer:
         if path in self.silent:
             await reader.read()
             return False
-        status, body = self.answers.get(path, (404, ""))
+        status, body = self.answer(path)
         writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
         await writer.drain()
         return True
@@ -85,6 +90,7 @@ class Loopback:
         slow: Starts and stops wait for this event, where it is set to one.
         stop_fails: How many stops fail before one works.
         left: Engines that an earlier gateway left, for `survey`.
+        resting: Models whose engines let another one of their group run.
     """
 
     def __init__(self) -> None:
@@ -94,6 +100,7 @@ class Loopback:
         self.slow: asyncio.Event | None = None
         self.stop_fails = 0
         self.left: list[Engine] = []
+        self.resting: set[str] = set()
         self.prepared: dict[str, EngineServer] = {}
         self._exits: dict[str, asyncio.Future[Exit]] = {}
         self._instances = count(1)
@@ -108,7 +115,7 @@ class Loopback:
             await self.slow.wait()
         if plan.model in self.fails:
             raise EngineStartFailed(self.fails.pop(plan.model))
-        assert not self.servers, "another engine of the group runs"
+        assert self.servers.keys() <= self.resting, "another engine of the group runs"
         return await self.run(plan)
 
     async def run(self, plan: LaunchPlan) -> Engine:
@@ -123,6 +130,7 @@ class Loopback:
 
     async def end(self, engine: Engine, reason: str, code: int = 0) -> None:
         """Let an engine end by itself."""
+        self.resting.discard(engine.model)
         server = self.servers.pop(engine.model, None)
         if server is not None:
             await server.close()
@@ -136,6 +144,16 @@ class Loopback:
             raise OSError("the driver is away")
         await self.end(engine, "exited with status 0")
         return await self.wait(engine)
+
+    async def rest(self, engine: Engine) -> None:
+        self.resting.add(engine.model)
+
+    async def rouse(self, engine: Engine) -> None:
+        if engine.model in self.fails:
+            raise EngineStartFailed(self.fails.pop(engine.model))
+        others = self.servers.keys() - {engine.model}
+        assert others <= self.resting, "another engine of the group runs"
+        self.resting.discard(engine.model)
 
     async def poll(self, engine: Engine) -> Exit | None:
         exit_ = self._exits[engine.instance]
@@ -193,23 +211,33 @@ async def tools(folder: Path, rules: WatchRules | None = None) -> AsyncIterator[
     probe = EngineProbe()
     history = History(folder / "history.json")
     try:
-        yield Tools(MemoryGate(Roomy()), probe, Feed(), history, rules or WatchRules(30, 15))
+        doubts = DoubtFile(folder / "doubts.json")
+        doubts.load()
+        gate, watch = MemoryGate(Roomy()), rules or WatchRules(30, 15)
+        yield Tools(gate, probe, Feed(), history, watch, doubts)
     finally:
         await probe.close()
 
 
 @asynccontextmanager
 async def switcher(
-    folder: Path, runtime: Loopback, *models: str, preload: str | None = None, **rules: Any
+    folder: Path,
+    runtime: Loopback,
+    *models: str,
+    preload: str | None = None,
+    launches: Sequence[Launch] = (),
+    **rules: Any,
 ) -> AsyncIterator[Switcher]:
     """A switcher over these models, opened; afterwards it must let go of everything."""
+    models = models or tuple(each.spec.id for each in launches)
     async with tools(folder) as shared:
         made = Switcher(
-            [launch(runtime, model) for model in models],
+            launches or [launch(runtime, model) for model in models],
             concurrency=dict.fromkeys(models, 2),
             rules=Rules(**rules),
             tools=shared,
             wanted=WantedFile(folder / "wanted.json"),
+            loans=LoanFile(folder / "device-leases.json"),
             preload=preload,
         )
         try:

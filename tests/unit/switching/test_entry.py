@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llm_backend.switching.entry import LATEST, LONGEST_BACKOFF_S, LONGEST_PAUSE_S, Entry
+from llm_backend.errors import DeviceBusy
+from llm_backend.switching.entry import (
+    FORGOTTEN,
+    LATEST,
+    LONGEST_BACKOFF_S,
+    LONGEST_PAUSE_S,
+    Entry,
+)
 from llm_backend.switching.states import State
 from tests.unit.switching.playbook import CRASH, NOT_READY, model
 
@@ -24,6 +31,15 @@ def test_each_failure_in_a_row_doubles_the_rest_after_a_free_retry() -> None:
         rests.append(entry.retry_at - 100.0)
 
     assert rests == [0, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_device_that_is_busy_is_looked_at_again_within_seconds() -> None:
+    entry, rests = Entry(model("a")), []
+    for _ in range(5):
+        entry.remember_failure(DeviceBusy("The memory is taken."), now=100.0)
+        rests.append(entry.retry_at - 100.0)
+
+    assert rests == [0, 2, 2, 2, 2]
 
 
 def test_a_model_that_fails_for_months_still_rests_a_minute() -> None:
@@ -99,3 +115,27 @@ def test_a_turn_lasts_from_ready_until_it_is_asked_to_leave() -> None:
     entry.enter(State.AWAKE, 4.0)  # the drain was called off: it is the same turn
     entry.enter(State.STOPPING, 5.0)
     assert (entry.turn_since, entry.turn_over) == (2.0, 5.0)
+
+
+def test_a_lease_is_out_for_as_long_as_leases_were_in_the_mean() -> None:
+    entry = Entry(model("a"))
+    assert entry.lease_s(50.0) == 0.0
+
+    entry.lend(100.0)
+    entry.lend(102.0)
+    assert entry.lease_s(104.0) == 4.0 + 2.0, "none came back: all that is known counts for one"
+    entry.take_back(106.0)
+    entry.take_back(108.0)
+
+    assert entry.lease_s(200.0) == (6.0 + 6.0) / 2
+
+
+def test_what_leases_took_long_ago_is_forgotten() -> None:
+    entry = Entry(model("a"))
+
+    for seconds in [100.0] * FORGOTTEN + [2.0] * 10 * FORGOTTEN:
+        begin = entry.last_used
+        entry.lend(begin)
+        entry.take_back(begin + seconds)
+
+    assert 2.0 <= entry.lease_s(entry.last_used) < 2.1

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from llm_backend.switching.estimates import (
+    CAREFUL,
     GUESS_S,
+    LONG,
+    MARGIN,
     RECENT,
+    USUAL,
     expected_s,
-    remaining_s,
     return_s,
     switch_s,
 )
@@ -25,12 +28,27 @@ def test_old_measurements_do_not_count() -> None:
 def test_what_was_never_measured_is_not_known() -> None:
     assert expected_s({}, "start") is None
     assert expected_s({"start": []}, "start") is None
-    assert remaining_s({}, "start", 1.0) is None
 
 
 @pytest.mark.parametrize(("elapsed_s", "left_s"), [(0, 20.0), (15, 5.0), (19, 2.0), (500, 2.0)])
 def test_what_is_left_shrinks_and_is_never_nothing(elapsed_s: float, left_s: float) -> None:
-    assert remaining_s({"start": [20.0]}, "start", elapsed_s) == left_s
+    assert USUAL.left_s(20.0, elapsed_s) == left_s
+
+
+def test_whoever_is_careful_takes_everything_for_longer() -> None:
+    durations = {"start": [4.0, 90.0, 5.0]}
+
+    assert (USUAL.stage_s(durations, "start"), USUAL.lease_s(2.0)) == (5.0, 2.0)
+    assert CAREFUL.stage_s(durations, "start") == MARGIN * 90.0
+    assert CAREFUL.lease_s(2.0) == LONG * 2.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "seconds"), [("start", GUESS_S), ("wake_1", GUESS_S), ("stop", 1.0)]
+)
+def test_a_stage_that_was_never_measured_is_guessed(stage: str, seconds: float) -> None:
+    assert USUAL.stage_s({}, stage) == seconds
+    assert CAREFUL.stage_s({}, stage) == 4 * seconds
 
 
 def test_a_switch_costs_the_stops_and_the_start() -> None:

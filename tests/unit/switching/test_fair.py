@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from llm_backend.errors import ModelNotActive, Overloaded
 from llm_backend.switching import events as ev
+from llm_backend.switching.estimates import MARGIN
 from llm_backend.switching.states import State
 from tests.unit.switching.playbook import NOT_READY, Playbook, like, model
 
@@ -20,6 +23,10 @@ TIMES = {name: {"start": [9.0], "stop": [1.0]} for name in "abc"}
 
 def fair(*models: ev.Needs, **rules: Any) -> Playbook:
     return Playbook(*models, durations=TIMES, policy="fair", **rules)
+
+
+def refusals(effects: list[ev.Effect]) -> list[ev.Effect]:
+    return [effect for effect in effects if isinstance(effect, ev.Refuse)]
 
 
 # A turn
@@ -74,6 +81,36 @@ def test_and_no_longer_than_for_a_moment() -> None:
     assert play(ev.Timer()) == [ev.Want("gpu", "b"), ev.Stop("a")]
 
 
+def test_it_lingers_for_less_where_several_models_wait() -> None:
+    play = fair(A, B, C).awake("a")
+    play.scheduler.entries["a"].last_used = 100.0
+    play.busy("a", 1)
+    play(ev.Arrived(2, "b"))
+    play(ev.Arrived(3, "c"))
+
+    assert ev.SetTimer(100.6) in play(ev.Finished("a"))
+
+
+def test_it_lingers_for_a_second_even_if_switches_are_fast() -> None:
+    times = {name: {"start": [2.5], "stop": [0.1]} for name in "ab"}
+    play = Playbook(A, B, durations=times, policy="fair").awake("a")
+    play.scheduler.entries["a"].last_used = 100.0
+    play.busy("a", 1)
+    play(ev.Arrived(2, "b"))
+
+    assert play(ev.Finished("a")) == [ev.SetTimer(101.0)]
+
+
+def test_it_does_not_linger_where_the_pause_of_one_keeps_many_waiting() -> None:
+    play = fair(A, B).awake("a")
+    play.scheduler.entries["a"].last_used = 99.0
+    play.busy("a", 1)  # after a pause of 1 s, and of none before
+    for ticket in range(2, 8):
+        play(ev.Arrived(ticket, "b"))
+
+    assert play(ev.Finished("a")) == [ev.Want("gpu", "b"), ev.Stop("a")]
+
+
 def test_it_does_not_linger_for_a_request_that_usually_comes_late() -> None:
     play = fair(A, B).awake("a").busy("a", 1)  # after a pause of 100 s
     play(ev.Arrived(2, "b"))
@@ -102,8 +139,19 @@ def test_but_nobody_waits_for_those_longer_than_max_wait() -> None:
     assert play(ev.Stopped("a")) == [ev.Start("b")]
 
 
+def test_a_turn_is_shorter_where_more_wait_than_use_it() -> None:
+    play = fair(A, B).awake("a").busy("a", 1, 2)
+
+    assert play(ev.Arrived(3, "b")) == [ev.SetTimer(110.0)]
+    assert play(ev.Arrived(4, "b")) == []
+    for ticket in range(5, 9):
+        play(ev.Arrived(ticket, "b"))
+    play.later(10.0 / 3)
+    assert play(ev.Timer()) == [ev.Want("gpu", "b"), ev.SetTimer(pytest.approx(400.0 + 10.0 / 3))]
+
+
 def test_turns_of_several_models_share_what_each_of_them_waits_at_most() -> None:
-    play = fair(A, B, C, max_wait_s=12.0).awake("a").busy("a", 1)
+    play = fair(A, B, C, max_wait_s=12.0).awake("a").busy("a", 1, 2)
 
     assert play(ev.Arrived(2, "b")) == [ev.SetTimer(110.0)]
     assert play(ev.Arrived(3, "c")) == [ev.SetTimer(106.0)]
@@ -180,6 +228,15 @@ def test_but_not_while_somebody_wants_the_device() -> None:
     assert play(ev.Left(2)) == [ev.Grant(3, "a")]
 
 
+def test_nor_does_it_lose_its_place_to_those_who_came_later_for_another_model() -> None:
+    play = fair(NARROW, B).awake("a").busy("a", 1)
+    play(ev.Arrived(2, "a", batch=True))
+    play.later(1.0)
+    play(ev.Arrived(3, "b"))
+
+    assert play(ev.Finished("a")) == [ev.Grant(2, "a")]
+
+
 def test_an_interactive_request_goes_before_it() -> None:
     play = fair(NARROW).awake("a").busy("a", 1)
     play(ev.Arrived(2, "a", batch=True))
@@ -244,17 +301,17 @@ def test_a_full_queue_tells_of_the_turns_before_the_next_place() -> None:
     [refusal] = play(ev.Arrived(3, "b"))
 
     assert refusal == ev.Refuse(3, like(Overloaded))
-    assert refusal.error.retry_after_s == 10.0 + 10.0 + 1.0
+    assert refusal.error.retry_after_s == 10.0 + MARGIN * 10.0 + 1.0
 
 
 def test_no_key_fills_the_queue_alone() -> None:
     play = fair(A, B, queue_limit=16).awake("a").busy("a", 1)
     for ticket in range(2, 16):
-        assert not [e for e in play(ev.Arrived(ticket, "b", "many")) if isinstance(e, ev.Refuse)]
+        assert not refusals(play(ev.Arrived(ticket, "b", "many")))
 
     assert play(ev.Arrived(16, "b", "many")) == [ev.Refuse(16, like(Overloaded))]
-    assert play(ev.Arrived(17, "b", "few")) == []
-    assert play(ev.Arrived(18, "b", "few")) == []
+    assert not refusals(play(ev.Arrived(17, "b", "few")))
+    assert not refusals(play(ev.Arrived(18, "b", "few")))
     assert play(ev.Arrived(19, "b", "third")) == [ev.Refuse(19, like(Overloaded))]
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from llm_backend.switching.history import KEPT, History, WantedFile, read_json, write_json
+from llm_backend.switching.history import (
+    KEPT,
+    DoubtFile,
+    History,
+    WantedFile,
+    read_json,
+    write_json,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +84,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_doubts_outlive_a_gateway(tmp_path: Path) -> None:
+    doubts = DoubtFile(tmp_path / "asleep.json")
+    doubts.note("a-1")
+    doubts.note("b-1")
+    doubts.clear("a-1")
+    doubts.clear("never")
+
+    after = DoubtFile(tmp_path / "asleep.json")
+    after.load()
+
+    assert "b-1" in after
+    assert "a-1" not in after
+
+
+def test_a_doubt_that_cannot_be_noted_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        DoubtFile(tmp_path / "file" / "asleep.json").note("a-1")

@@ -29,3 +29,15 @@ def test_operators_lead_and_nobody_is_kept() -> None:
     assert [*policy.line()] == [b, a]
     assert policy.kept_until(a, b) == -inf
     assert policy.wake_at == inf
+
+
+def test_whoever_came_before_is_called_up_before() -> None:
+    a, b = Entry(model("a")), Entry(model("b"))
+    first, second = Claim(1.0, "many"), Claim(2.0, "few")
+    a.waiting = {1: first, 2: second}
+    policy = Fifo({"a": a, "b": b}, [], Rules())
+
+    assert [policy.ahead(a, c) for c in (first, second, Claim(3.0))] == [0, 1, 2]
+    assert policy.breaks_off(second, first)
+    assert not policy.breaks_off(first, second)
+    assert [policy.is_urgent(e) for e in (a, b)] == [True, False]

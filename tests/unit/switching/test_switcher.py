@@ -60,6 +60,33 @@ async def test_a_lease_on_an_awake_model_is_granted_at_once(tmp_path: Path) -> N
         assert owner.entries["a"].leases == 0
 
 
+async def test_whoever_waits_knows_its_place_from_the_beginning(tmp_path: Path) -> None:
+    async with switcher(tmp_path, Loopback(), "a") as owner:
+        await owner.switch("a")
+        with owner.lease("a") as one, owner.lease("a"), owner.lease("a"), owner.lease("a") as last:
+            assert one.outlook is None, "it was granted at once"
+            assert last.outlook is not None
+            assert last.outlook.place == 2
+            assert owner.outlook(last).place == 2
+            assert owner.forecast().awake_s("a") == 0.0
+
+
+async def test_a_drain_is_timed_and_remembered_like_every_stage(tmp_path: Path) -> None:
+    async with switcher(tmp_path, Loopback(), "a", "b") as owner:
+        await owner.switch("a")
+        with owner.feed.subscribed() as news:
+            with owner.lease("a"):
+                switching = asyncio.create_task(owner.switch("b"))
+                await until(owner, "a", State.DRAINING)
+            await switching
+        [seconds] = owner.durations("a")["drain"]
+        assert seconds >= 0
+        steps = []
+        while (notice := await news.next(0)) is not None:
+            steps.append(notice.data.get("step"))
+        assert steps.index("drain_done") < steps.index("stop_done")
+
+
 async def test_the_first_request_loads_and_all_join(tmp_path: Path) -> None:
     runtime = Loopback()
     async with switcher(tmp_path, runtime, "a") as owner:
