@@ -7,8 +7,9 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from llm_backend.errors import DeviceBusy, LLMBackendError
+from llm_backend.switching.estimates import Durations
 from llm_backend.switching.events import Needs, Ticket
-from llm_backend.switching.residency import LOST_S, Rung
+from llm_backend.switching.residency import LOST_S, Rung, choose
 from llm_backend.switching.states import SERVING, State
 
 LONGEST_BACKOFF_S = 60.0
@@ -111,6 +112,13 @@ class Entry:
     def rungs_left(self, now: float) -> Iterable[Rung]:
         """Return the levels of sleep that have not failed lately."""
         return [r for r in self.needs.rungs if self.rungs_lost.get(r, now) <= now]
+
+    def next_rung(self, durations: Durations, now: float) -> Rung | None:
+        """Return how deep it sleeps, or will when it leaves; None where it is stopped."""
+        if self.state in {State.STARTING, State.STOPPING, State.ASLEEP}:
+            return self.rung
+        rungs = self.rungs_left(now)
+        return choose(rungs, durations, measured=self.needs.rung_by_time)
 
     def lose_rung(self, now: float) -> None:
         """Take note that its level of sleep failed."""

@@ -29,17 +29,6 @@ def expected_s(durations: Durations, stage: str) -> float | None:
     return median(measured[-RECENT:]) if measured else None
 
 
-def switch_s(leaving: Sequence[Durations], coming: Durations) -> float:
-    """Return the expected seconds to stop some models, one after another, and start one."""
-    stops = [expected_s(d, "stop") or 1.0 for d in leaving]
-    return sum(stops) + (expected_s(coming, "start") or GUESS_S)
-
-
-def return_s(here: Durations, there: Durations) -> float:
-    """Return the expected seconds of a switch from one model to another, and back again."""
-    return switch_s([here], there) + switch_s([there], here)
-
-
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What a request that waits has to expect.

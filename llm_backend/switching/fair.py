@@ -23,9 +23,10 @@ from collections.abc import Collection, Iterator, Mapping
 from math import inf
 
 from llm_backend.switching.entry import Claim, Entry
-from llm_backend.switching.estimates import Durations, return_s
+from llm_backend.switching.estimates import Durations
 from llm_backend.switching.events import Rules, Ticket
 from llm_backend.switching.eviction import fits_beside
+from llm_backend.switching.residency import trip_s
 from llm_backend.switching.states import State
 
 INSTANT_S = 0.001
@@ -228,8 +229,11 @@ class Fair:
         return min(share, self._rules.quantum * weight * self._return_s(entry, wanted))
 
     def _return_s(self, entry: Entry, wanted: Entry) -> float:
-        here, there = entry.needs.model, wanted.needs.model
-        return return_s(self._durations.get(here, {}), self._durations.get(there, {}))
+        return self._trip_s(entry) + self._trip_s(wanted)
+
+    def _trip_s(self, entry: Entry) -> float:
+        durations = self._durations.get(entry.needs.model, {})
+        return trip_s(durations, entry.next_rung(durations, self._now))
 
     def wait_until(self, until: float, wanted: Entry) -> None:
         """Take note that somebody is kept for so long while this model is wanted."""

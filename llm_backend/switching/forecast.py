@@ -16,11 +16,11 @@ from types import MappingProxyType
 from typing import Final
 
 from llm_backend.switching.entry import Claim, Entry
-from llm_backend.switching.estimates import Durations, Outlook, Pace, return_s
+from llm_backend.switching.estimates import Durations, Outlook, Pace
 from llm_backend.switching.events import Rules, Ticket
 from llm_backend.switching.eviction import fits_beside
 from llm_backend.switching.policies import Policy
-from llm_backend.switching.residency import WAYS_DOWN, WAYS_UP, Rung, choose
+from llm_backend.switching.residency import WAYS_DOWN, WAYS_UP, Rung, trip_s
 from llm_backend.switching.states import AT_REST, DOWN, State
 
 START: Final = ("memory", "launch", "load", "warm_up")
@@ -236,8 +236,8 @@ class Forecast:
         return self.pace.careful or entry.pause_s <= linger_s
 
     def _return_s(self, entry: Entry, wanted: Entry) -> float:
-        here, there = (self.durations.get(e.needs.model, {}) for e in (entry, wanted))
-        return return_s(here, there)
+        durations = [self.durations.get(e.needs.model, {}) for e in (entry, wanted)]
+        return trip_s(durations[0], self._rung(entry)) + trip_s(durations[1], self._rung(wanted))
 
     def _work_s(self, entry: Entry, requests: int) -> float:
         """Return the seconds to answer so many requests, and those that are under way."""
@@ -284,11 +284,7 @@ class Forecast:
 
     def _rung(self, entry: Entry) -> Rung | None:
         """Return how deep a model sleeps, or will when it leaves; None where it is stopped."""
-        if entry.state in {State.STARTING, State.STOPPING, State.ASLEEP}:
-            return entry.rung
-        durations = self.durations.get(entry.needs.model, {})
-        rungs = entry.rungs_left(self.now)
-        return choose(rungs, durations, measured=entry.needs.rung_by_time)
+        return entry.next_rung(self.durations.get(entry.needs.model, {}), self.now)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from llm_backend.switching.estimates import Durations, expected_s
+from llm_backend.switching.estimates import GUESS_S, Durations, expected_s
 
 Rung = int
 """A level of vLLM's sleep mode: 1 keeps the weights in the RAM of the host, 2 drops them."""
@@ -45,6 +45,15 @@ def choose(rungs: Iterable[Rung], durations: Durations, *, measured: bool) -> Ru
     best = min(known, key=lambda rung: known[rung])
     stopping = _sum_s(durations, "stop", "start")
     return best if stopping is None or known[best] < stopping else None
+
+
+def trip_s(durations: Durations, rung: Rung | None) -> float:
+    """Return the expected seconds to leave the device by a rung, or a stop, and come back.
+
+    A switch from one model to another, and back again, takes the trips of both.
+    """
+    down, up = ("stop", "start") if rung is None else (WAYS_DOWN[rung], WAYS_UP[rung])
+    return (expected_s(durations, down) or 1.0) + (expected_s(durations, up) or GUESS_S)
 
 
 def _there_and_back_s(durations: Durations, rung: Rung) -> float | None:

@@ -117,7 +117,7 @@ class Sleeper:
                 await self._probe.command(engine, f"/sleep?level={rung}&mode=abort")
                 if not await self._probe.is_asleep(engine):
                     raise SleepFailed("it said that it sleeps, and is awake")
-                while await self._is_short(needed):
+                while await self._is_short(needed):  # noqa: ASYNC110  # a device tells nobody
                     await asyncio.sleep(POLL_S)
                 await self._runtime.rest(engine)
         except (NoAnswer, LLMBackendError) as error:

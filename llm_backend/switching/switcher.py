@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import structlog
-
-from llm_backend.errors import InternalError, LLMBackendError, ShuttingDown
-from llm_backend.runtimes.base import Engine, Runtime
+from llm_backend.errors import LLMBackendError, ShuttingDown
 from llm_backend.switching import events as ev
+from llm_backend.switching.engine_tasks import EngineTasks
 from llm_backend.switching.entry import Claim, Entry
 from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace
 from llm_backend.switching.feed import Feed
@@ -27,12 +24,9 @@ from llm_backend.switching.lease import ORDINARY, Lease, Terms
 from llm_backend.switching.lending import Lending, LoanFile
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.needs import needs_of
-from llm_backend.switching.residency import Rung
 from llm_backend.switching.scheduler import Scheduler
 from llm_backend.switching.states import AT_REST, State
 from llm_backend.switching.warming import Warming
-
-log = structlog.get_logger(__name__)
 
 
 class Switcher:
@@ -81,7 +75,9 @@ class Switcher:
         self._lines: dict[ev.Ticket, Lease] = {}
         self._leases: dict[str, set[Lease]] = {model: set() for model in self._keepers}
         self._operators: dict[ev.Ticket, asyncio.Future[None]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks = EngineTasks(
+            self._keepers, self._scheduler.entries, self._apply, tools.history
+        )
         self._timers: set[asyncio.TimerHandle] = set()
         self._closing = False
         self.lending = Lending(
@@ -197,7 +193,7 @@ class Switcher:
         wanted = self._wanted.load()
         self.lending.open()
         loading: list[str] = []
-        for engine in await self._survey():
+        for engine in await self._tasks.survey():
             keeper = self._keepers[engine.model]
             keeper.engine = engine
             if keeper.is_doubtful or wanted.get(engine.group) != engine.model:
@@ -205,7 +201,7 @@ class Switcher:
             elif await self._tools.probe.ready(engine, keeper.launch.kind):
                 self._apply(ev.Adopted(engine.model))
                 if self.entries[engine.model].state is State.AWAKE:
-                    self._run(engine.model, self._watch(keeper))
+                    self._tasks.watch(engine.model)
             else:
                 loading.append(engine.model)
         aims = wanted.values() if wanted else filter(None, [self._preload])
@@ -229,11 +225,7 @@ class Switcher:
         self.refuse_newcomers()
         await self.lending.close()
         await self._warming.close()
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.close()
         await self._tools.history.save()
 
     # For leases
@@ -291,11 +283,11 @@ class Switcher:
                 self._warming.want(group, model)
                 self.feed.publish("step", model=model, group=group, step="wanted", elapsed_s=0.0)
             case ev.Start(model):
-                self._run(model, self._live(self._keepers[model], self._tasks.get(model)))
+                self._tasks.start(model)
             case ev.Stop(model):
-                self._run(model, self._end(self._keepers[model], self._tasks.get(model)))
+                self._tasks.stop(model)
             case ev.Sleep(model, rung):
-                self._run(model, self._rest(self._keepers[model], rung, self._tasks.get(model)))
+                self._tasks.sleep(model, rung)
             case ev.Cut(model, error):
                 for lease in list(self._leases[model]):
                     lease.refuse(error)
@@ -363,82 +355,6 @@ class Switcher:
         finally:
             if self._operators.pop(ticket, None) is not None:
                 self._apply(ev.Left(ticket))
-
-    # One task a model
-
-    def _run(self, model: str, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks[model] = asyncio.create_task(work, name=f"engine {model}")
-
-    async def _live(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
-        """Bring an engine up and watch it until it ends, hangs or is to be stopped."""
-        if previous is not None:
-            if keeper.rung is not None:
-                previous.cancel()  # it watched the sleep
-            await asyncio.wait({previous})
-        try:
-            rung_lost = await keeper.bring_up()
-        except LLMBackendError as error:
-            self._apply(ev.Broke(keeper.model, error))
-            return
-        except Exception:
-            log.exception("engine_start_defect", model=keeper.model)
-            self._apply(ev.Broke(keeper.model, InternalError("The start failed by a defect.")))
-            return
-        self._apply(ev.Ready(keeper.model, rung_lost))
-        await self._tools.history.save()
-        await self._watch(keeper)
-
-    async def _watch(self, keeper: EngineKeeper) -> None:
-        entry = self.entries[keeper.model]
-        try:
-            event = await keeper.watch(lambda: entry.leases > 0)
-        except Exception:  # unwatched, it could end without anybody's notice
-            log.exception("engine_watch_defect", model=keeper.model)
-            event = ev.Hung(keeper.model, InternalError("The engine could not be watched."))
-        if isinstance(event, ev.Broke):
-            keeper.engine = None
-        self._apply(event)
-
-    async def _end(self, keeper: EngineKeeper, previous: asyncio.Task[None] | None) -> None:
-        """Call off whatever the model's task does, and bring its engine down."""
-        if previous is not None:
-            previous.cancel()
-            await asyncio.wait({previous})
-        await keeper.bring_down()
-        self._apply(ev.Stopped(keeper.model))
-
-    async def _rest(
-        self, keeper: EngineKeeper, rung: Rung, previous: asyncio.Task[None] | None
-    ) -> None:
-        """Put an engine to sleep, and watch over its sleep."""
-        if previous is not None:
-            previous.cancel()
-            await asyncio.wait({previous})
-        if not await keeper.put_to_sleep(rung):
-            self._apply(ev.Stopped(keeper.model))
-            return
-        self._apply(ev.Slept(keeper.model))
-        await self._tools.history.save()
-        event = await keeper.watch_sleep()
-        keeper.engine = keeper.rung = None
-        self._apply(event)
-
-    async def _survey(self) -> list[Engine]:
-        found: list[Engine] = []
-        for runtime, keepers in self._by_runtime():
-            plans = []
-            for keeper in keepers:
-                try:
-                    plans.append(await keeper.plan())
-                except LLMBackendError:
-                    continue  # without weights there is nothing to adopt
-            found.extend(await runtime.survey(plans))
-        return found
-
-    def _by_runtime(self) -> Iterable[tuple[Runtime, list[EngineKeeper]]]:
-        runtimes = {id(k.launch.runtime): k.launch.runtime for k in self._keepers.values()}
-        for key, runtime in runtimes.items():
-            yield runtime, [k for k in self._keepers.values() if id(k.launch.runtime) == key]
 
     def _busy_models(self) -> set[str]:
         return {m for m, e in self.entries.items() if e.state not in AT_REST}

@@ -48,7 +48,14 @@ PORTS = (
     *("QWEN_VL_PORT", "QWEN_14B_PORT", "QWEN_CODER_PORT"),
 )
 PARTS = ("llm_backend", "config", "monitoring", "scripts", "requirements")
-FILES = ("docker-compose.yml", "docker-compose.sleep.yml", "Dockerfile", ".dockerignore", ".env.example", "pyproject.toml")
+FILES = (
+    "docker-compose.yml",
+    "docker-compose.sleep.yml",
+    "Dockerfile",
+    ".dockerignore",
+    ".env.example",
+    "pyproject.toml",
+)
 START_S = 300.0
 """How long a whole start may take: the gateway's image may have to be built."""
 

@@ -23,7 +23,8 @@ from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.probe import EngineProbe
 from llm_backend.switching.watch import WatchRules
 from llm_backend.weights.store import Store
-from tests.integration.test_vllm_engine import model, pytestmark  # noqa: F401  # a fixture, and when to run
+from tests.integration.test_vllm_engine import model  # noqa: F401  # a fixture
+from tests.integration.test_vllm_engine import pytestmark as WHEN  # noqa: N812  # when to run
 
 START_S = 300
 
@@ -39,7 +40,9 @@ async def test_real_vllm_sleeps_and_wakes_at_both_levels(
     history, doubts = History(tmp_path / "history.json"), DoubtFile(tmp_path / "asleep.json")
     tools = Tools(MemoryGate(Probes([])), probe, Feed(), history, WatchRules(), doubts)
     store = Store(tmp_path)
-    keeper = EngineKeeper(Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store)), tools)
+    keeper = EngineKeeper(
+        Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store)), tools
+    )
     told: list[Notice] = []
     try:
         with tools.feed.listening(told.append):
@@ -65,4 +68,4 @@ def running(keeper: EngineKeeper) -> Engine:
     return keeper.engine
 
 
-pytestmark = [*pytestmark, pytest.mark.anyio]  # noqa: F811  # what that module has, and async tests
+pytestmark = [*WHEN, pytest.mark.anyio]

@@ -202,8 +202,10 @@ def test_only_what_has_a_sleep_mode_may_sleep(root: Path) -> None:
 
     assert line == (
         "error",
-        "config/models.yaml:11: models.a.residency: 'auto' is for engines with vLLM's sleep mode, "
-        "and this one is llama.cpp; take 'stop'",
+        (
+            "config/models.yaml:11: models.a.residency: 'auto' is for engines with vLLM's sleep mode, "
+            "and this one is llama.cpp; take 'stop'"
+        ),
     )
 
 

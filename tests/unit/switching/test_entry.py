@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llm_backend.errors import DeviceBusy
@@ -12,6 +14,8 @@ from llm_backend.switching.entry import (
     LONGEST_PAUSE_S,
     Entry,
 )
+from llm_backend.switching.events import Needs
+from llm_backend.switching.residency import LOST_S
 from llm_backend.switching.states import State
 from tests.unit.switching.playbook import CRASH, NOT_READY, model
 
@@ -139,3 +143,35 @@ def test_what_leases_took_long_ago_is_forgotten() -> None:
         entry.take_back(begin + seconds)
 
     assert 2.0 <= entry.lease_s(entry.last_used) < 2.1
+
+
+class TestRungs:
+    """How deep a model sleeps, or will."""
+
+    def sleeper(self, **fields: Any) -> Entry:
+        rungs = {1: {"gpu0": 400}, 2: {"gpu0": 600}}
+        return Entry(Needs("a", "gpu0", 1, {"gpu0": 9000}, rungs=rungs), **fields)
+
+    def test_awake_it_reserves_its_own_and_excludes_its_group(self) -> None:
+        assert self.sleeper(state=State.AWAKE, rung=1).reserved.mib == {"gpu0": 9000}
+
+    def test_asleep_it_reserves_what_it_keeps_and_excludes_nobody(self) -> None:
+        asleep = self.sleeper(state=State.ASLEEP, rung=2).reserved
+        assert asleep.mib == {"gpu0": 600}
+        assert asleep.group not in {"gpu0", "b, asleep"}
+
+    def test_a_rung_that_failed_is_left_alone_for_a_while(self) -> None:
+        entry = self.sleeper(rung=1)
+        entry.lose_rung(100.0)
+        assert list(entry.rungs_left(100.0)) == [2]
+        assert list(entry.rungs_left(100.0 + LOST_S)) == [1, 2]
+
+    def test_who_lost_none_loses_none(self) -> None:
+        entry = self.sleeper()
+        entry.lose_rung(100.0)
+        assert list(entry.rungs_left(100.0)) == [1, 2]
+
+    def test_the_next_rung_is_the_one_it_is_on_or_will_take(self) -> None:
+        assert self.sleeper(state=State.ASLEEP, rung=2).next_rung({}, 0.0) == 2
+        assert self.sleeper(state=State.AWAKE).next_rung({}, 0.0) == 1
+        assert Entry(Needs("b", "gpu0", 1)).next_rung({}, 0.0) is None

@@ -12,8 +12,6 @@ from llm_backend.switching.estimates import (
     RECENT,
     USUAL,
     expected_s,
-    return_s,
-    switch_s,
 )
 
 
@@ -49,20 +47,3 @@ def test_whoever_is_careful_takes_everything_for_longer() -> None:
 def test_a_stage_that_was_never_measured_is_guessed(stage: str, seconds: float) -> None:
     assert USUAL.stage_s({}, stage) == seconds
     assert CAREFUL.stage_s({}, stage) == 4 * seconds
-
-
-def test_a_switch_costs_the_stops_and_the_start() -> None:
-    leaving = [{"stop": [2.0]}, {"stop": [3.0]}]
-
-    assert switch_s(leaving, {"start": [10.0]}) == 15.0
-
-
-def test_a_switch_that_was_never_measured_is_guessed() -> None:
-    assert switch_s([], {}) == GUESS_S
-    assert switch_s([{}], {}) == GUESS_S + 1.0
-
-
-def test_there_and_back_is_two_switches() -> None:
-    here, there = {"start": [10.0], "stop": [1.0]}, {"start": [20.0], "stop": [2.0]}
-
-    assert return_s(here, there) == 1.0 + 20.0 + 2.0 + 10.0

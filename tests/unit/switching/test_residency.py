@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_backend.switching.residency import choose
+from llm_backend.switching.estimates import GUESS_S
+from llm_backend.switching.residency import choose, trip_s
 
 STOPPING = {"stop": [2.0], "start": [30.0]}
 LIGHT = {"sleep_1": [1.0], "wake_1": [1.5]}
@@ -43,3 +44,12 @@ def test_where_stopping_is_quicker_it_is_stopped() -> None:
 
 def test_where_stopping_was_never_measured_it_sleeps() -> None:
     assert choose([1, 2], LIGHT | DEEP, measured=True) == 1
+
+
+def test_a_trip_is_there_and_back() -> None:
+    times = STOPPING | LIGHT | DEEP
+    assert [trip_s(times, rung) for rung in (None, 1, 2)] == [32.0, 2.5, 9.2]
+
+
+def test_a_trip_that_was_never_made_is_guessed() -> None:
+    assert trip_s({}, None) == trip_s({}, 1) == GUESS_S + 1.0
