@@ -179,7 +179,7 @@ class Fair:
 
     def kept_until(self, entry: Entry, wanted: Entry) -> float:
         """Return until when a model may not be asked to leave for another one."""
-        if wanted.needs.model in self._intents:
+        if wanted.needs.model in self._intents or entry.state is State.ASLEEP:
             return -inf
         if not self.is_urgent(wanted):
             return max(self._idle_until(entry, wanted), entry.kept_until)

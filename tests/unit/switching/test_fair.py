@@ -6,6 +6,7 @@ through, and an idle device is left to `batch` after 60 s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,3 +327,22 @@ def test_a_failed_start_hands_the_device_on() -> None:
         ev.Start("b"),
     ]
     assert play.states() == {"a": State.FAILED, "b": State.STARTING}
+
+
+def test_who_sleeps_is_in_nobodys_way() -> None:
+    """Not even in that of a `batch` request, which waits for an idle device."""
+    rungs = {1: {"gpu": 400}}
+    sleeper = replace(model("a", gpu=900), rungs=rungs)
+    play = Playbook(sleeper, model("b", gpu=600), model("c", gpu=800), policy="fair", capacity={"gpu": 1000})
+    play.awake("a")
+    play(ev.Arrived(1, "b"))
+    play(ev.Slept("a"))
+    play(ev.Ready("b"))
+    play(ev.Finished("b"))
+    play(ev.UnloadAsked(2, "b"))
+    play(ev.Stopped("b"))
+    assert play.states()["a"] is State.ASLEEP
+
+    effects = play(ev.Arrived(3, "c", batch=True))
+
+    assert ev.Stop("a") in effects
