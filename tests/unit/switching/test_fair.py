@@ -333,9 +333,11 @@ def test_who_sleeps_is_in_nobodys_way() -> None:
     """Not even in that of a `batch` request, which waits for an idle device."""
     rungs = {1: {"gpu": 400}}
     sleeper = replace(model("a", gpu=900), rungs=rungs)
-    play = Playbook(sleeper, model("b", gpu=600), model("c", gpu=800), policy="fair", capacity={"gpu": 1000})
-    play.awake("a")
-    play(ev.Arrived(1, "b"))
+    play = Playbook(
+        sleeper, model("b", gpu=600), model("c", gpu=800), policy="fair", capacity={"gpu": 1000}
+    )
+    play.awake("a").later(1000)
+    assert ev.Sleep("a", 1) in play(ev.Arrived(1, "b"))
     play(ev.Slept("a"))
     play(ev.Ready("b"))
     play(ev.Finished("b"))
