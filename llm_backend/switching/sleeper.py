@@ -9,6 +9,7 @@ model damaged without any error.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 
 import structlog
@@ -163,7 +164,9 @@ class Sleeper:
         """Remember what the engine took of its devices; nothing of one that was taken over."""
         before, self._free_before = self._free_before, {}
         after = await self._gate.free_mib(before) if before else {}
-        self._taken = {device: before[device] - free for device, free in after.items()}
+        # No more than it reserves: others may have taken memory while it loaded.
+        most = self._spec.memory_mib.awake or sys.maxsize
+        self._taken = {device: min(before[device] - free, most) for device, free in after.items()}
 
     async def _free_once_asleep(self, rung: Rung) -> dict[str, int]:
         """Return what will be free at least, by device, when the engine sleeps.

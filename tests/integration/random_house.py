@@ -49,6 +49,8 @@ ASLEEP_MIB = {1: 500, 2: 300}
 ROOM_MIB = 14_767
 """What models may take of the card together: the rest is head-room, or above its ceiling."""
 RESIDENCIES = {"sleeper": "asleep-1", "auto": "auto"}
+LOAD_S = "0.5"
+"""How long those who can sleep take to start: they had better sleep."""
 CONCURRENCY = 8
 HELD = SERVING | {State.STARTING, State.STOPPING}
 """The states in which an engine may have all that its model reserves."""
@@ -65,7 +67,7 @@ def flags_of(home: GatewayHome, device: FakeDevice, name: str) -> list[str]:
         *("--served-model-name", name, "--journal", journal, "--token-delay-s", "0.005"),
         *("--tokens", "60", "--device-memory", str(device.folder)),
         *(f"--awake-mib={AWAKE_MIB[name]}", *held),
-        *(["--sleep-mode"] if name in RESIDENCIES else []),
+        *(["--sleep-mode", "--load-s", LOAD_S] if name in RESIDENCIES else []),
     ]
 
 
@@ -79,7 +81,7 @@ def model(home: GatewayHome, device: FakeDevice, name: str, *flags: str) -> dict
         "engine": {**entry["engine"], "argv": argv, "sleep_mode": name in RESIDENCIES},
         "residency": RESIDENCIES.get(name, "stop"),
         "memory_mib": {"awake": AWAKE_MIB[name], **asleep, "host": 0},
-        "timeouts": {"start_s": 30, "stop_s": 1, "memory_s": 1, "sleep_s": 3, "wake_s": 5},
+        "timeouts": {"start_s": 30, "stop_s": 1, "memory_s": 1, "sleep_s": 8, "wake_s": 8},
     }
 
 

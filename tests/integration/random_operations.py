@@ -22,7 +22,7 @@ from tests.integration.gateways import CHAT, MESSAGES, key_of, post_bytes
 from tests.integration.random_house import ANSWER_S, AWAKE_MIB, BATCH_S, KEYS, WAIT_S, House
 from tests.integration.witnessed_engine import STRANGER
 
-CLIENTS: Final = 96
+CLIENTS: Final = 48
 KNOWING: Final = 0.9
 """The share of the requests that are made by clients who ask nothing while others have the card."""
 DEADLINE_S: Final = WAIT_S + BATCH_S + ANSWER_S + 20
@@ -58,16 +58,16 @@ class Operations:
     def plan(self) -> dict[Callable[[], Awaitable[None]], int]:
         """How often what is done, in a thousand."""
         return {
-            self.ask: 330,
-            self.ask_again: 430,
+            self.ask: 420,
+            self.ask_again: 370,
             self.leave: 140,
-            self.switch: 20,
-            self.unload: 10,
-            self.kill: 20,
-            self.freeze: 10,
-            self.lease: 10,
-            self.take_memory: 10,
-            self.look: 20,
+            self.switch: 15,
+            self.unload: 6,
+            self.kill: 12,
+            self.freeze: 8,
+            self.lease: 6,
+            self.take_memory: 6,
+            self.look: 17,
         }
 
     # What clients do
@@ -142,7 +142,7 @@ class Operations:
         await self._operate("switch", "/api/v1/inference/load", body)
 
     async def unload(self) -> None:
-        body = {} if self.chance.random() < 0.2 else {"model": self.chance.choice(MODELS)}
+        body = {} if self.chance.random() < 0.1 else {"model": self.chance.choice(MODELS)}
         await self._operate("unload", "/api/v1/inference/unload", body)
 
     async def look(self) -> None:

@@ -65,8 +65,8 @@ def test_a_hung_engine_is_found_and_replaced(home: GatewayHome, how: str) -> Non
     """Those whom it served are told, those in line never notice."""
     dead = how == "its core is dead"
     flags = ("--hang-after-tokens", "3") if dead else ("--token-delay-s", "0.05")
-    flags = (*flags, "--tokens", "1000")
-    bad = broken_once(home, *flags, concurrency=SEATS, timeouts={"stop_s": STOP_S})
+    timeouts = {"start_s": 30, "stop_s": STOP_S}
+    bad = broken_once(home, *flags, "--tokens", "1000", concurrency=SEATS, timeouts=timeouts)
     home.configure({"bad": bad}, switching=WATCH)
     home.start()
     assert home.load("bad").status_code == 200
