@@ -31,6 +31,8 @@ TAIL_LINES = 15
 WARM_UP_S = 120.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.05, 0.2
 LONGEST_STOP_PAUSE_S = 30.0
+HUNG_STOP_S = 3.0
+"""An engine that has hung gets no more time than this between SIGTERM and SIGKILL."""
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,7 @@ class EngineKeeper:
         self.progress: Progress | None = None
         self._tools = tools
         self._starting: asyncio.Task[Engine] | None = None
+        self._stop_s = launch.spec.timeouts.stop_s
         spec, kind, runtime = launch.spec, launch.kind, launch.runtime
         self._sleeper = Sleeper(spec, kind, runtime, tools.probe, tools.gate)
 
@@ -161,6 +164,7 @@ class EngineKeeper:
                 await self._stop_until_proven(self.engine)
                 self._tools.doubts.clear(self.engine.instance)
         self.engine = self.rung = None
+        self._stop_s = self.launch.spec.timeouts.stop_s
         self._begin(None)
 
     async def put_to_sleep(self, rung: Rung) -> bool:
@@ -229,7 +233,7 @@ class EngineKeeper:
         pause = 1.0
         while True:
             try:
-                await self.launch.runtime.stop(engine, self.launch.spec.timeouts.stop_s)
+                await self.launch.runtime.stop(engine, self._stop_s)
             except Exception:
                 log.exception("engine_stop_failed", model=self.model, retry_in_s=pause)
                 await asyncio.sleep(pause)
@@ -246,6 +250,7 @@ class EngineKeeper:
             if exited.done():
                 return await self._ended(exited.result())
             why = hung.result()
+            self._stop_s = min(self._stop_s, HUNG_STOP_S)
         tail = await self._tail()
         text = f"The engine of {self.model} hung: asked for one token, {why}. It is being ended."
         return Hung(self.model, EngineGone(text, retry_after_s=5, log_tail=tail))
