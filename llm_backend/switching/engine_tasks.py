@@ -93,7 +93,7 @@ class EngineTasks:
         try:
             rung_lost = await keeper.bring_up()
         except LLMBackendError as error:
-            self._apply(ev.Broke(keeper.model, error))
+            await self._not_up(keeper, error)
             return
         except Exception:
             log.exception("engine_start_defect", model=keeper.model)
@@ -102,6 +102,13 @@ class EngineTasks:
         self._apply(ev.Ready(keeper.model, rung_lost))
         await self._history.save()
         await self._watch(keeper)
+
+    async def _not_up(self, keeper: EngineKeeper, error: LLMBackendError) -> None:
+        if keeper.rung is None:
+            self._apply(ev.Broke(keeper.model, error))
+            return
+        self._apply(ev.Unwoken(keeper.model, error))
+        await self._watch_sleep(keeper)
 
     async def _watch(self, keeper: EngineKeeper) -> None:
         entry = self._entries[keeper.model]
@@ -128,6 +135,9 @@ class EngineTasks:
             return
         self._apply(ev.Slept(keeper.model))
         await self._history.save()
+        await self._watch_sleep(keeper)
+
+    async def _watch_sleep(self, keeper: EngineKeeper) -> None:
         event = await keeper.watch_sleep()
         keeper.engine = keeper.rung = None
         self._apply(event)

@@ -20,6 +20,9 @@ BUSY_BACKOFF_S = 2.0
 LONGEST_PAUSE_S = 30.0
 """Longer pauses are taken for this: after a night, a program in a loop is soon known again."""
 
+FAILED_TO_COME = frozenset({State.FAILED, State.ASLEEP})
+"""Where a model is that could not be started or woken."""
+
 LATEST = 0.5
 """How much the latest pause counts, against all before it."""
 
@@ -180,8 +183,8 @@ class Entry:
         self.retry_at = now + min(backoff, longest)
 
     def resting(self, now: float) -> LLMBackendError | None:
-        """Return what a request is told while a failed model rests; None once it may be tried."""
-        if self.state is not State.FAILED or self.error is None or now >= self.retry_at:
+        """Return what is told while a model rests that failed to come up; None once it may."""
+        if self.state not in FAILED_TO_COME or self.error is None or now >= self.retry_at:
             return None
         error = copy(self.error)  # those who were told before keep their own
         error.retry_after_s = self.retry_at - now

@@ -216,11 +216,19 @@ class Slept:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwoken:
+    """The engine sleeps on: what it needs to be awake is not free on its device."""
+
+    model: str
+    error: LLMBackendError
+
+
+@dataclass(frozen=True, slots=True)
 class Timer:
     """A time that was asked for has come; a moment early does no harm."""
 
 
-EngineEvent = Adopted | Ready | Broke | Hung | Stopped | Slept
+EngineEvent = Adopted | Ready | Broke | Hung | Stopped | Slept | Unwoken
 
 Event = (
     Arrived
@@ -270,7 +278,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Bring the engine up, or wake it where it sleeps; answer with `Ready` or `Broke`."""
+    """Bring the engine up, or wake it; answer with `Ready`, `Broke` or `Unwoken`."""
 
     model: str
 

@@ -13,7 +13,7 @@ import structlog
 
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.engines.base import EngineKind, LaunchPlan, Progress
-from llm_backend.errors import EngineGone, EngineStartFailed, LLMBackendError
+from llm_backend.errors import DeviceBusy, EngineGone, EngineStartFailed, LLMBackendError
 from llm_backend.runtimes.base import Engine, Exit, Runtime
 from llm_backend.switching.events import Broke, Hung
 from llm_backend.switching.feed import Feed
@@ -127,6 +127,7 @@ class EngineKeeper:
             Whether it was to be woken, and was started anew.
 
         Raises:
+            DeviceBusy: its memory is not free; it sleeps on if it slept, which `rung` tells.
             LLMBackendError: it could not be brought up; nothing of it is left.
         """
         rung = self.rung
@@ -188,16 +189,18 @@ class EngineKeeper:
 
     async def _wake(self, rung: Rung) -> bool:
         engine = self._running()
-        if not await self._attempted(WAYS_UP[rung], self._wake_up(engine, rung)):
+        try:
+            async with self._timed("memory"):
+                await self._wait_for_memory(self.launch.spec.memory_mib.asleep(rung))
+        except DeviceBusy:
+            self._begin(None)
+            raise
+        if not await self._attempted(WAYS_UP[rung], self._sleeper.wake(engine, rung)):
             return False
         self._tools.doubts.clear(engine.instance)
         self.rung = None
         self._begin(None)
         return True
-
-    async def _wake_up(self, engine: Engine, rung: Rung) -> None:
-        await self._wait_for_memory(self.launch.spec.memory_mib.asleep(rung))
-        await self._sleeper.wake(engine, rung)
 
     async def _attempted(self, step: str, work: Coroutine[Any, Any, None]) -> bool:
         """Return whether it worked; an engine with which it did not is ended."""

@@ -137,6 +137,8 @@ class Scheduler(Actions):
                 self._ready(entry, rung_lost=rung_lost)
             case ev.Broke(_, error):
                 self._broke(entry, error)
+            case ev.Unwoken(_, error):
+                self._unwoken(entry, error)
             case ev.Hung(_, error):
                 self._hung(entry, error)
 
@@ -214,11 +216,19 @@ class Scheduler(Actions):
         self._move(entry, Trigger.BROKE)
         entry.remember_failure(error, self._now)
         if before is State.STARTING:
-            self._refuse_waiting(entry, error)
-            self._intent_failed(entry, error)
+            self._not_up(entry, error)
         else:
             self._effects.append(ev.Cut(entry.needs.model, error))
         self._unloaded(entry)
+
+    def _unwoken(self, entry: Entry, error: LLMBackendError) -> None:
+        self._move(entry, Trigger.SLEPT)
+        entry.remember_failure(error, self._now)
+        self._not_up(entry, error)
+
+    def _not_up(self, entry: Entry, error: LLMBackendError) -> None:
+        self._refuse_waiting(entry, error)
+        self._intent_failed(entry, error)
 
     def _hung(self, entry: Entry, error: LLMBackendError) -> None:
         if entry.state in SERVING:

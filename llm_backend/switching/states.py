@@ -45,6 +45,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Trigger], State]] = MappingProxyType(
         (State.FAILED, Trigger.START): State.STARTING,
         (State.STARTING, Trigger.READY): State.AWAKE,
         (State.STARTING, Trigger.STOP): State.STOPPING,
+        (State.STARTING, Trigger.SLEPT): State.ASLEEP,
         (State.STARTING, Trigger.BROKE): State.FAILED,
         (State.AWAKE, Trigger.DRAIN): State.DRAINING,
         (State.AWAKE, Trigger.STOP): State.STOPPING,

@@ -109,7 +109,8 @@ async def test_a_stream_tells_what_it_waits_for(client: LLMClient) -> None:
 
     assert "".join(chunks).startswith("late word2")
     assert told
-    assert told[0].startswith("loading late")
+    # The policy may leave the other model its turn for a moment.
+    assert told[0].startswith(("loading late", "waiting for late"))
 
 
 async def test_a_stream_can_be_left(home: GatewayHome, client: LLMClient) -> None:

@@ -131,6 +131,28 @@ def test_a_model_comes_back_from_its_sleep(
     assert house.home.events("a").count("reload") == level - 1
 
 
+def test_a_model_whose_memory_is_taken_sleeps_on(
+    house: House, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = {"timeouts": {**TIMEOUTS, "memory_s": 1}}
+    pair = {name: {**house.sleeper(name, "asleep-1"), **soon} for name in "ab"}
+    start(house, library, monkeypatch, **pair)
+    first = house.text("a")
+    house.text("b")
+    house.home.post("/api/v1/inference/unload", {"model": "b"}, headers=house.home.admin)
+    house.device.reserve(CARD_MIB // 2)  # a game
+
+    refused = house.home.chat("a")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gpu_busy")
+    assert house.residency("a") == "asleep-1"
+
+    house.device.reserve(0)
+    eventually(lambda: house.home.chat("a").status_code == 200)
+    assert house.text("a", user="again") == first
+    assert house.home.starts("a") == 1
+    assert house.failures() == {}
+
+
 FAULTS = [
     ("sleep-500", 1, "sleep_1", "failed"),
     ("hang-sleep", 1, "sleep_1", "failed"),

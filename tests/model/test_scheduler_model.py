@@ -181,6 +181,15 @@ class SchedulerModel(RuleBasedStateMachine):
     def an_engine_has_fallen_asleep(self, data: st.DataObject) -> None:
         self.world.slept(self.pick(data, self.falling_asleep()))
 
+    def waking(self) -> list[str]:
+        coming = self.engines(ready=False, stopping=False)
+        return [m for m in coming if self.world.engines[m].rung is not None]
+
+    @precondition(lambda self: self.waking())
+    @rule(data=st.data())
+    def an_engine_finds_no_room_to_wake_up_in(self, data: st.DataObject) -> None:
+        self.world.unwoken(self.pick(data, self.waking()))
+
     @precondition(lambda self: self.engines(stopping=True))
     @rule(data=st.data())
     def an_engine_has_stopped(self, data: st.DataObject) -> None:

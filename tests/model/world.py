@@ -10,7 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from llm_backend.errors import EngineGone, EngineStartFailed, Overloaded, SwitchSuperseded
+from llm_backend.errors import (
+    DeviceBusy,
+    EngineGone,
+    EngineStartFailed,
+    Overloaded,
+    SwitchSuperseded,
+)
 from llm_backend.switching import events as ev
 from llm_backend.switching.fair import RESERVE
 from llm_backend.switching.scheduler import Scheduler
@@ -128,6 +134,14 @@ class World(Catalog):
         del self.engines[model]
         self.unloads.discard(model)
         self._tell(ev.Stopped(model))
+
+    def unwoken(self, model: str) -> None:
+        """A device has no room for an engine to wake up in; it sleeps on."""
+        engine = self.engines[model]
+        if not engine.stopping:
+            self._start_failed(model, engine)
+            engine.ready = engine.asleep = True
+        self._tell(ev.Unwoken(model, DeviceBusy(f"{model} finds no room.")))
 
     def slept(self, model: str) -> None:
         engine = self.engines[model]

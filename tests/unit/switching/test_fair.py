@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from llm_backend.errors import ModelNotActive, Overloaded
+from llm_backend.errors import DeviceBusy, ModelNotActive, Overloaded
 from llm_backend.switching import events as ev
+from llm_backend.switching.entry import BUSY_BACKOFF_S
 from llm_backend.switching.estimates import MARGIN
 from llm_backend.switching.states import State
 from tests.unit.switching.playbook import NOT_READY, Playbook, like, model
@@ -348,3 +349,26 @@ def test_who_sleeps_is_in_nobodys_way() -> None:
     effects = play(ev.Arrived(3, "c", batch=True))
 
     assert ev.Stop("a") in effects
+
+
+def test_who_finds_no_room_to_wake_up_in_sleeps_on() -> None:
+    sleeper = replace(model("a", gpu=900), rungs={1: {"gpu": 100}})
+    play = Playbook(sleeper, model("b", gpu=600), policy="fair", capacity={"gpu": 1000})
+    play.awake("a").later(1000)
+    play(ev.Arrived(1, "b"))
+    play(ev.Slept("a"))
+    play(ev.Ready("b"))
+    play(ev.Finished("b"))
+    play(ev.UnloadAsked(2, "b"))
+    play(ev.Stopped("b"))
+    busy = DeviceBusy("A game has it.", retry_after_s=10)
+
+    for ticket in (3, 4):  # the second try is free, as after other failures
+        assert ev.Start("a") in play(ev.Arrived(ticket, "a"))
+        assert play(ev.Unwoken("a", busy)) == [ev.Refuse(ticket, busy)]
+        assert play.states()["a"] is State.ASLEEP
+
+    assert play(ev.Arrived(5, "a")) == [ev.Refuse(5, like(DeviceBusy))]
+    play.later(BUSY_BACKOFF_S)
+    assert ev.Start("a") in play(ev.Arrived(6, "a"))
+    assert play(ev.Ready("a")) == [ev.Grant(6, "a")]
