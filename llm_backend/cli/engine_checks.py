@@ -99,15 +99,16 @@ def fits(project: Project, machine: Machine) -> Iterator[Check]:
     """Yield for each engine how weights, working memory and cache fit on its card."""
     store, variables = Store(project.models_dir), ComposeEnv(project)
     for spec in specs(project):
-        snapshot = machine.devices[spec.devices[0]]
-        total = (
-            snapshot.total_mib if snapshot else project.catalog.devices[spec.devices[0]].memory_mib
-        )
+        name = spec.devices[0]
+        snapshot, device = machine.devices[name], project.catalog.devices[name]
+        total = snapshot.total_mib if snapshot else device.memory_mib
         if total is None or spec.weights is None:
             continue
         demand = _demand(spec, store, variables)
         free = snapshot.free_mib if snapshot and stack_of(project) is None else None
-        yield _as_check(spec, demand, fit(demand, total, free), total)
+        check = _as_check(spec, demand, fit(demand, total, free), total)
+        room = device.room_mib(total)
+        yield check if room is None else _within(check, spec, demand, room, total)
 
 
 def _demand(spec: ModelSpec, store: Store, variables: ComposeEnv) -> Demand:
@@ -152,8 +153,27 @@ def _as_check(spec: ModelSpec, demand: Demand, result: Fit, total_mib: int) -> C
     name = f"memory of {spec.id}"
     if result.advice is None:
         return _reserved(spec, result, name, detail)
-    where = spec.engine.config_file if isinstance(spec.engine, VllmEngine) else None
-    return Check(name, ok=False, detail=f"{detail} But {result.advice}.", next=f"Change {where}")
+    told = f"{detail} But {result.advice}."
+    return Check(name, ok=False, detail=told, next=f"Change {_options_file(spec)}")
+
+
+def _within(check: Check, spec: ModelSpec, demand: Demand, room: int, total_mib: int) -> Check:
+    """Say where vLLM takes what the catalog leaves to others; the gateway would never start it."""
+    share = int(total_mib * demand.utilization)
+    if share <= room:
+        return check
+    return Check(
+        check.name,
+        ok=False,
+        detail=f"{mib(share)} ({demand.utilization:.2f} of {mib(total_mib)}) are more than the "
+        f"{mib(room)} that models may take of {spec.devices[0]}; the rest is for others.",
+        next=f"Set gpu-memory-utilization to {room * 100 // total_mib / 100:.2f} or less in "
+        f"{_options_file(spec)}, or GPU_MEMORY_UTILIZATION in .env where that is set",
+    )
+
+
+def _options_file(spec: ModelSpec) -> str | None:
+    return spec.engine.config_file if isinstance(spec.engine, VllmEngine) else None
 
 
 def _reserved(spec: ModelSpec, result: Fit, name: str, detail: str) -> Check:

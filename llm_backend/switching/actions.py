@@ -167,6 +167,42 @@ class Actions:
         if self.rules.restore_previous and previous and previous != entry.needs.model:
             self.intents.setdefault(previous, [])
 
+    # Engines that fail
+
+    def _failure_event(self, entry: Entry, event: ev.Broke | ev.Hung | ev.Unwoken) -> None:
+        match event:
+            case ev.Broke(_, error):
+                self._broke(entry, error)
+            case ev.Hung(_, error):
+                self._hung(entry, error)
+            case ev.Unwoken(_, error):
+                self._unwoken(entry, error)
+
+    def _broke(self, entry: Entry, error: LLMBackendError) -> None:
+        before = entry.state
+        self._move(entry, Trigger.BROKE)
+        entry.remember_failure(error, self._now)
+        if before is State.STARTING:
+            self._not_up(entry, error)
+        else:
+            self._effects.append(ev.Cut(entry.needs.model, error))
+        self._unloaded(entry)
+
+    def _unwoken(self, entry: Entry, error: LLMBackendError) -> None:
+        self._move(entry, Trigger.SLEPT)
+        entry.remember_failure(error, self._now)
+        self._not_up(entry, error)
+
+    def _not_up(self, entry: Entry, error: LLMBackendError) -> None:
+        self._refuse_waiting(entry, error)
+        self._intent_failed(entry, error)
+
+    def _hung(self, entry: Entry, error: LLMBackendError) -> None:
+        if entry.state in SERVING:
+            entry.hung = error
+            self._effects.append(ev.Cut(entry.needs.model, error))
+            self._stop(entry)
+
     # Device leases
 
     def _lease_event(self, event: ev.LeaseTaken | ev.LeaseGiven) -> None:

@@ -35,7 +35,7 @@ from llm_backend.switching.refusals import (
     queue_full,
     switched_away,
 )
-from llm_backend.switching.states import AT_REST, DOWN, SERVING, State, Trigger
+from llm_backend.switching.states import AT_REST, DOWN, State, Trigger
 
 
 class Scheduler(Actions):
@@ -135,12 +135,8 @@ class Scheduler(Actions):
                 self._adopted(entry)
             case ev.Ready(_, rung_lost):
                 self._ready(entry, rung_lost=rung_lost)
-            case ev.Broke(_, error):
-                self._broke(entry, error)
-            case ev.Unwoken(_, error):
-                self._unwoken(entry, error)
-            case ev.Hung(_, error):
-                self._hung(entry, error)
+            case _:
+                self._failure_event(entry, event)
 
     def _arrived(self, ticket: ev.Ticket, entry: Entry, claim: Claim) -> None:
         entry.expect(self._now)
@@ -209,31 +205,6 @@ class Scheduler(Actions):
     def _slept(self, entry: Entry) -> None:
         self._move(entry, Trigger.SLEPT)
         if entry.needs.model in self.unloads:
-            self._stop(entry)
-
-    def _broke(self, entry: Entry, error: LLMBackendError) -> None:
-        before = entry.state
-        self._move(entry, Trigger.BROKE)
-        entry.remember_failure(error, self._now)
-        if before is State.STARTING:
-            self._not_up(entry, error)
-        else:
-            self._effects.append(ev.Cut(entry.needs.model, error))
-        self._unloaded(entry)
-
-    def _unwoken(self, entry: Entry, error: LLMBackendError) -> None:
-        self._move(entry, Trigger.SLEPT)
-        entry.remember_failure(error, self._now)
-        self._not_up(entry, error)
-
-    def _not_up(self, entry: Entry, error: LLMBackendError) -> None:
-        self._refuse_waiting(entry, error)
-        self._intent_failed(entry, error)
-
-    def _hung(self, entry: Entry, error: LLMBackendError) -> None:
-        if entry.state in SERVING:
-            entry.hung = error
-            self._effects.append(ev.Cut(entry.needs.model, error))
             self._stop(entry)
 
     def _stopped(self, entry: Entry) -> None:

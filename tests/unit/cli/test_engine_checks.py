@@ -23,6 +23,7 @@ OPTIONS = {
     "host": "0.0.0.0",
     "port": 8000,
     "max-model-len": 16384,
+    "gpu-memory-utilization": 0.90,
 }
 CONFIG = {
     "num_hidden_layers": 48,
@@ -47,7 +48,7 @@ def boxed(root: Path) -> Project:
         "devices": ["gpu0"],
         "max_model_len": 16384,
         "port": 8000,
-        "memory_mib": {"awake": 14998},  # vLLM's own share: 0.92 of the card
+        "memory_mib": {"awake": 14672},
     }
     devices = {"gpu0": {"kind": "cuda", "memory_mib": 16303}}
     write_catalog(root, {"boxed": entry}, devices=devices)
@@ -199,8 +200,20 @@ def test_a_reservation_that_is_not_the_share_is_said(
     (check,) = fits(boxed, Machine(boxed))
 
     assert not check.ok
-    assert "But the catalog reserves 14998 MiB for it." in check.detail
+    assert "But the catalog reserves 14672 MiB for it." in check.detail
     assert check.next == "In config/models.yaml set memory_mib.awake of boxed to 13857"
+
+
+def test_a_share_that_leaves_others_too_little_is_said(
+    boxed: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPU_MEMORY_UTILIZATION", "0.92")
+
+    (check,) = fits(boxed, Machine(boxed))
+
+    assert not check.ok
+    assert "are more than the 14.4 GiB that models may take of gpu0" in check.detail
+    assert str(check.next).startswith("Set gpu-memory-utilization to 0.90 or less in ")
 
 
 def test_a_share_that_is_none_is_refused(boxed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,4 +247,4 @@ def test_the_doctor_shows_both(
     result = command("doctor")
 
     assert "ok  attention: TORCH_SDPA is asked for" in result.out
-    assert "ok  memory of boxed: 14.6 GiB (0.92 of 15.9 GiB): 9.3 GiB of weights" in result.out
+    assert "ok  memory of boxed: 14.3 GiB (0.90 of 15.9 GiB): 9.3 GiB of weights" in result.out
