@@ -49,13 +49,13 @@ spelling:
 test: unit contract vllm integration docker ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
-	@$(STEP) "unit, model, house" 6 $(PYTEST) tests/unit tests/model tests/house
+	@$(STEP) "unit, model, house" 5 $(PYTEST) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
-	@$(STEP) contract 3 $(PYTEST) -m "not vllm and not docker" tests/contract
+	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
 
 integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
-	@$(STEP) integration 15 $(PYTEST) -m "not vllm and not docker" tests/integration
+	@$(STEP) integration 18 $(PYTEST) -m "not vllm and not docker" tests/integration
 
 patience: $(SDKS) ## the official SDKs through a load of eleven minutes
 	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py
@@ -66,7 +66,7 @@ $(SDKS): tests/sdks/package-lock.json
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
 ifneq ($(wildcard $(VLLM_VENV)/installed),)
-	@$(STEP) "vLLM on the CPU" 3 $(PYTEST) -m vllm tests/contract tests/integration
+	@$(STEP) "vLLM on the CPU" 4 $(PYTEST) -m vllm tests/contract tests/integration
 else ifneq ($(filter true 1,$(CI)),)
 	@echo "vLLM on the CPU: CI must run it and $(VLLM_VENV) is not there: make vllm-cpu" >&2; exit 1
 else
@@ -75,7 +75,7 @@ endif
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
-	  $(STEP) Docker 17 $(PYTEST) -m docker tests/contract tests/e2e; \
+	  $(STEP) Docker 15 $(PYTEST) -m docker tests/contract tests/e2e; \
 	elif [[ "$(CI)" == @(true|1) ]]; then \
 	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
 	else \

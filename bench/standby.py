@@ -1,6 +1,6 @@
 """What a standby saves of vLLM's cold start: a process with the code imported, next to none.
 
-    python bench/standby.py [--rounds N] [--json FILE]
+    python bench/standby.py [--rounds N] [--tiny] [--json FILE]
 
 README.md beside this file says what is measured, and how.
 """
@@ -22,7 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds only its folder
 
-from bench import machine
+from bench import machine, page_cache
 from bench.processes import Missing
 from bench.vllm_cpu import START_S, Launch, interpreter, made_model, until_healthy
 from bench.waiting import eventually
@@ -72,15 +72,21 @@ def _on_standby(status: int | None, ready: Path) -> bool:
     return ready.exists()
 
 
-def measured(rounds: int) -> list[Round]:
-    """Start vLLM in turns; one start before them fills the page cache and vLLM's own."""
+def measured(rounds: int, *size: int) -> list[Round]:
+    """Start vLLM in turns; one start before them fills the page cache and vLLM's own.
+
+    Args:
+        rounds: How often.
+        size: Width and layers of the model; by default it is tiny, and a start only code.
+    """
     python = interpreter()
     found = []
     with (
         tempfile.TemporaryDirectory(prefix="llm-bench-") as folder,
         console.status("making a model") as status,
     ):
-        launch = Launch(python, made_model(python, Path(folder) / "tiny"), Path(folder) / "log")
+        model = made_model(python, Path(folder) / "model", *size)
+        launch = Launch(python, model, Path(folder) / "log")
         launch.start_s()
         for number in range(rounds):
             status.update(f"round {number + 1} of {rounds}")
@@ -135,6 +141,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--rounds", type=int, default=5, metavar="N", help="medians of so many (default: 5)")
+    add("--tiny", action="store_true", help="a model of 430 KB: what only code takes")
     add("--json", type=Path, metavar="FILE", help="keep every sample")
     return parser.parse_args(argv)
 
@@ -142,7 +149,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     arguments = parsed(sys.argv[1:])
     try:
-        rounds = measured(arguments.rounds)
+        rounds = measured(arguments.rounds, *(() if arguments.tiny else page_cache.SIZE))
     except Missing as error:
         console.print(f"This needs {error}", style="red", highlight=False)
         return 1

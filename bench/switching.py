@@ -276,7 +276,7 @@ def measured(only: Sequence[str], rounds: int, starts: int) -> Found:
             found.page_cache = page_cache.measured(starts)
         if "standby" in only:
             status.update("vLLM, with and without a standby")
-            found.standby = standby.measured(starts)
+            found.standby = standby.measured(starts, *page_cache.SIZE)
     return found
 
 
