@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Self
+
+from tests.listener import Listener
 
 SIGNS = (b":", b"event: ping")
 """How the pieces of a stream begin that only say that somebody is there."""
@@ -15,41 +16,23 @@ SIGNS = (b":", b"event: ping")
 HEAD_LIMIT = 64 * 1024
 
 
-class MutingProxy:
+class MutingProxy(Listener):
     """Passes requests on, and answers without the signs.
 
     Args:
         port: Of the gateway, on 127.0.0.1.
 
     Attributes:
-        port: Of 127.0.0.1, where it listens.
         swallowed: How many signs it has kept for itself.
     """
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._to = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
         self.swallowed = 0
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what comes."""
         answers, behind = await asyncio.open_connection("127.0.0.1", self._to, limit=HEAD_LIMIT)
         asking = asyncio.create_task(_pass(reader, behind))
         try:
@@ -58,7 +41,6 @@ class MutingProxy:
                     await self._answer(answers, writer)
         finally:
             asking.cancel()
-            self._tasks.discard(task)
             behind.transport.abort()
             writer.close()
 

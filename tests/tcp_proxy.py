@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Literal, Self
+from typing import Literal
+
+from tests.listener import Listener
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 Fault = Literal["none", "freeze", "truncate", "garble"]
@@ -13,43 +15,25 @@ Fault = Literal["none", "freeze", "truncate", "garble"]
 PIECE = 64 * 1024
 
 
-class TcpProxy:
+class TcpProxy(Listener):
     """Passes bytes on, as its attributes say.
 
     Attributes:
-        port: Of 127.0.0.1, where it listens.
         delay_s: An answer is late by up to so many seconds.
         fault: What happens to answers besides.
         connections: How many are open.
     """
 
     def __init__(self, connect: Connect) -> None:
+        super().__init__()
         self._connect = connect
         self._random = random.Random(1)  # noqa: S311  # the same each time, and no secret
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
         self.delay_s = 0.0
         self.fault: Fault = "none"
         self.connections = 0
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what comes."""
         self.connections += 1
         behind: asyncio.StreamWriter | None = None
         try:
@@ -67,7 +51,6 @@ class TcpProxy:
             pass  # the end of a connection is all that either side gets to know
         finally:
             self.connections -= 1
-            self._tasks.discard(task)
             for end in (writer, behind):
                 if end is not None:
                     end.transport.abort()
