@@ -55,6 +55,9 @@ SHUTDOWN_GRACE_S = 30
 
 KEEP_ALIVE_S = 75
 
+RESERVE = 8
+"""One of so many places in the queue is for keys with few requests in it, if there are several."""
+
 LOG_LIMIT = 32 * 1024 * 1024
 """Bytes of the gateway's own log file; as much again is kept of what was before."""
 
@@ -314,6 +317,7 @@ def rules_of(settings: Settings, capacity: Mapping[str, int]) -> Rules:
     switching, limits = settings.switching, settings.limits
     return Rules(
         queue_limit=limits.queue,
+        queue_reserve=limits.queue // RESERVE if len(settings.keys) > 1 else 0,
         mode=switching.mode,
         drain_s=switching.drain_timeout_s or limits.request_timeout_s,
         unwanted_load=switching.unwanted_load,

@@ -129,8 +129,13 @@ def wants_stream(body: JSONObject) -> bool:
 
 def shown(value: object, limit: int = 60) -> str:
     """Return a value of a request as an error message shows it: as JSON, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = encodable(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def encodable(text: str) -> str:
+    """Return a text with the surrogates written out that no answer in UTF-8 can have."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def error_object(error: LLMBackendError, dialect: Dialect = "openai") -> JSONObject:

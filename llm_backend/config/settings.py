@@ -94,7 +94,7 @@ class LimitSettings(Strict):
     concurrency_per_model: Count = 10
     """Requests that one engine works on at once; the others wait."""
     queue: Count = 512
-    """Requests that may wait; more are refused, and an eighth is for keys with few of them."""
+    """Requests that may wait; of several keys, an eighth is for those with few of them."""
     body_mib: Annotated[Whole, Field(ge=1, le=1024)] = 32
     """Largest body of a request."""
     prompt_chars: Count = 1_000_000

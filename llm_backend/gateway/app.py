@@ -31,7 +31,7 @@ from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight
 from llm_backend.gateway.pipeline import Pipeline
 from llm_backend.gateway.routes import control, device, health, openai
 from llm_backend.gateway.services import Services
-from llm_backend.wire import error_object, retry_after, shown
+from llm_backend.wire import encodable, error_object, retry_after, shown
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +149,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return render(InvalidJSON(f"The body is not valid JSON: {first['ctx']['error']}."))
     # The place is ("body", field, ...) or ("query", name): its first part is no name of the API.
-    field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    field = encodable(".".join(str(part) for part in first["loc"][1:])) or "body"
     given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
     return render(InvalidRequest(f"{field}: {first['msg']}{given}.", param=field))
 

@@ -45,6 +45,7 @@ class Rules:
 
     Attributes:
         queue_limit: Requests that may wait, over all models.
+        queue_reserve: So many of these places are for keys that have no more than them (`fair`).
         mode: In `manual`, only an operator switches.
         drain_s: Longest wait for running requests before a switch.
         unwanted_load: What becomes of a load that nobody waits for any more.
@@ -61,6 +62,7 @@ class Rules:
     """
 
     queue_limit: int = 512
+    queue_reserve: int = 0
     mode: Literal["auto", "manual"] = "auto"
     drain_s: float = 300.0
     unwanted_load: Literal["finish", "cancel"] = "finish"

@@ -38,9 +38,6 @@ LEAST_LINGER_S = 1.0
 SOON = 2.0
 """A request comes soon if it usually comes within so many times the lingering."""
 
-RESERVE = 8
-"""One of so many places in the queue is for keys that have no more than these places."""
-
 
 class Fair:
     """Decides by turns; see the module.
@@ -119,7 +116,7 @@ class Fair:
 
     def has_place(self, claim: Claim, waiting: int) -> bool:
         """Return whether the queue is not full; its end is for keys that have little in it."""
-        reserve = self._rules.queue_limit // RESERVE
+        reserve = self._rules.queue_reserve
         if waiting <= self._rules.queue_limit - reserve:
             return True
         own = sum(c.key == claim.key for e in self._entries.values() for c in e.waiting.values())

@@ -97,6 +97,7 @@ class SchedulerModel(RuleBasedStateMachine):
         models, capacity = CATALOGS[self.catalogs[catalog % len(self.catalogs)]]
         rules = ev.Rules(
             queue_limit=queue_limit,
+            queue_reserve=queue_limit // 8,
             mode="manual" if manual else "auto",
             drain_s=30.0,
             unwanted_load="cancel" if cancel else "finish",

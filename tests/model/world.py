@@ -17,7 +17,6 @@ from llm_backend.errors import (
     SwitchSuperseded,
 )
 from llm_backend.switching import events as ev
-from llm_backend.switching.fair import RESERVE
 from llm_backend.switching.states import State
 from tests.model.books import Books
 from tests.model.parts import Engine, Wait, require
@@ -224,7 +223,7 @@ class World(Books):
         wait = self._answered(ticket)
         if isinstance(error, Overloaded):
             limit = self.rules.queue_limit
-            reserve = limit // RESERVE if self.rules.policy == "fair" else 0
+            reserve = self.rules.queue_reserve if self.rules.policy == "fair" else 0
             require(self.waiting() >= limit - reserve, "only a full queue is overloaded")
         if isinstance(error, SwitchSuperseded):
             require(wait.kind == "switch", "only a switch is superseded")

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from llm_backend.config import load_settings
-from llm_backend.config.settings import Settings
+from llm_backend.config.settings import KeySettings, Settings
 from llm_backend.errors import AlreadyRunning, ConfigError, SetupError
 from llm_backend.runtimes.locks import gateway_lock
-from llm_backend.server import Address, _listening, _run_record, lock_dir, run
+from llm_backend.server import Address, _listening, _run_record, lock_dir, rules_of, run
 
 
 def settings(folder: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:
@@ -98,3 +98,9 @@ def test_beyond_loopback_it_does_not_start_without_a_key(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"no key has the scope .infer."):
         run(wanted)
     assert not (tmp_path / "state/gateway.json").exists()
+
+
+def test_places_of_the_queue_are_set_apart_where_there_are_several_keys() -> None:
+    keys = tuple(KeySettings(name=name, sha256=name * 64) for name in "ab")
+    reserves = [rules_of(Settings(keys=keys[:n]), {}).queue_reserve for n in (0, 1, 2)]
+    assert reserves == [0, 0, 64]

@@ -26,6 +26,7 @@ from llm_backend.wire import (
     error_object,
     requested_model,
     retry_after,
+    shown,
     wants_stream,
 )
 
@@ -152,6 +153,10 @@ def test_a_long_wrong_value_is_shown_in_part() -> None:
     with pytest.raises(InvalidRequest) as raised:
         requested_model({"model": ["x" * 10_000]})
     assert len(str(raised.value)) < 150
+
+
+def test_a_value_that_utf_8_cannot_have_is_shown_all_the_same() -> None:
+    assert shown("\ud800!") == '"\\ud800!"'
 
 
 def test_openai_s_errors() -> None:

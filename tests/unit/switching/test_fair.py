@@ -307,7 +307,7 @@ def test_a_full_queue_tells_of_the_turns_before_the_next_place() -> None:
 
 
 def test_no_key_fills_the_queue_alone() -> None:
-    play = fair(A, B, queue_limit=16).awake("a").busy("a", 1)
+    play = fair(A, B, queue_limit=16, queue_reserve=2).awake("a").busy("a", 1)
     for ticket in range(2, 16):
         assert not refusals(play(ev.Arrived(ticket, "b", "many")))
 

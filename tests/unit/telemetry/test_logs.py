@@ -16,6 +16,7 @@ configure(sys.argv[1], sys.argv[2])
 log = structlog.get_logger("x")
 log.debug("quiet")
 log.info("loud", model="org/b", seconds=1.5)
+secret = "the " + "prompt"
 try:
     1 / 0
 except ZeroDivisionError:
@@ -28,6 +29,13 @@ def lines(level: str, style: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_defect_does_not_tell_what_variables_held(style: str) -> None:
+    text = "\n".join(lines("info", style))
+    assert "ZeroDivisionError" in text
+    assert "the prompt" not in text
 
 
 @pytest.mark.parametrize("style", ["json", "auto"])
