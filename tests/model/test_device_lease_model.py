@@ -107,7 +107,7 @@ class LeaseWorld(World):
         leased = {lease.device for lease in self.held.values()}
         return bool(leased & self.models[model].mib.keys()) or super()._is_in_the_way(model)
 
-    def _check_books(self) -> None:
+    def check_books(self) -> None:
         self.switches = {m for m in self.switches if not self.kept_out(m)}
         for wait in self.waits.values():
             known = wait.kind != "request" or not self.kept_out(wait.model)
@@ -116,7 +116,7 @@ class LeaseWorld(World):
         require(not any(map(self.kept_out, awake)), "whoever a lease keeps out leaves")
         self._counted = self.clear
         try:
-            super()._check_books()
+            super().check_books()
         finally:
             self._counted = None
 
