@@ -1,12 +1,14 @@
-# The gateway. Its packages are those of requirements/base.txt, every one checked by its hash.
+# The gateway. Its packages are those of requirements/base.txt and of traces.txt, for who sends traces;
+# every one is checked by its hash.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS packages
-COPY requirements/base.txt /tmp/base.txt
+COPY requirements/base.txt requirements/traces.txt /tmp/
 # pip stays behind in this stage.
 RUN python3 -m venv --without-pip /venv \
  && python3 -m pip --python /venv/bin/python3 install --no-cache-dir --no-deps --require-hashes \
-      --disable-pip-version-check --root-user-action ignore --requirement /tmp/base.txt
+      --disable-pip-version-check --root-user-action ignore \
+      --requirement /tmp/base.txt --requirement /tmp/traces.txt
 
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /venv /venv

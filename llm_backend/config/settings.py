@@ -65,6 +65,17 @@ DockerHost = Annotated[
 ]
 
 
+OtlpEndpoint = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[^/\s@]+(/\S*)?$"),
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "an address such as http://localhost:4318, without a password"
+        }
+    ),
+]
+
+
 class ServerSettings(Strict):
     """Where the gateway listens and whom it answers."""
 
@@ -207,6 +218,13 @@ class LogSettings(Strict):
     """`auto`: text on a terminal, JSON elsewhere."""
 
 
+class TelemetrySettings(Strict):
+    """What the gateway tells others of itself, beside its log and `/metrics`."""
+
+    otlp_endpoint: OtlpEndpoint | None = None
+    """Who takes traces, as OTLP over HTTP; by default nobody does. Needs `llm-backend[traces]`."""
+
+
 class Settings(Located):
     """Everything that is not about one model."""
 
@@ -236,3 +254,5 @@ class Settings(Located):
     """Keys that clients may use."""
     logs: LogSettings = LogSettings()
     """How the gateway logs."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """What the gateway tells others of itself, beside its log and `/metrics`."""

@@ -25,6 +25,9 @@ _LONGEST_READ: Final = 4_000
 """Characters of a message that are looked at: some engines quote the whole request in it."""
 _BUSY_RETRY_S: Final = 1.0
 
+_QUOTE: Final = 20
+"""So many characters of a request are its client's own words, and no name of a field."""
+
 _TRACEBACK: Final = re.compile(r"(Traceback \(most recent call last\)|\bFile \").*", re.DOTALL)
 _ADDRESS: Final = re.compile(r"\b0x[0-9a-fA-F]+\b")
 _PATH: Final = re.compile(r"(?<![\w:/.])(?:~|\.{1,2})?(?:/(?!v\d+/)[\w.+@-]+){2,}/?")
@@ -137,3 +140,26 @@ def scrub(message: str) -> str:
     text = _OBJECT.sub("…", _PATH.sub("…", _ADDRESS.sub("…", text)))
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE].rstrip() + "…"
+
+
+def unquoted(message: str, asked: str) -> str:
+    """Return an engine's message without what it repeats of the request.
+
+    Args:
+        message: As `scrub` returns it.
+        asked: The texts of the request.
+    """
+    asked = " ".join(asked.split())
+    kept: list[str] = []
+    at = 0
+    while at < len(message):
+        end = at + _QUOTE
+        if end > len(message) or message[at:end] not in asked:
+            kept.append(message[at])
+            at += 1
+            continue
+        while end < len(message) and message[at : end + 1] in asked:
+            end += 1
+        kept.append("…")
+        at = end
+    return "".join(kept)

@@ -6,7 +6,7 @@ routes never reach them. The guard covers both.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from fastapi import FastAPI, Request
@@ -29,8 +29,9 @@ from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.exchange import Exchange
 from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight_headers
 from llm_backend.gateway.pipeline import Pipeline
-from llm_backend.gateway.routes import control, device, health, openai
+from llm_backend.gateway.routes import console, control, device, health, openai
 from llm_backend.gateway.services import Services
+from llm_backend.telemetry.logs import defect
 from llm_backend.wire import encodable, error_object, retry_after, shown
 
 log = structlog.get_logger(__name__)
@@ -45,13 +46,17 @@ class Gateway:
         guard: Looks at every request first.
         pipeline: Handles the inference routes.
         api: Handles all others.
+        refused: Is told the code of each error that the guard answers with.
     """
 
-    def __init__(self, guard: Guard, pipeline: Pipeline, api: ASGIApp) -> None:
+    def __init__(
+        self, guard: Guard, pipeline: Pipeline, api: ASGIApp, refused: Callable[[str], None]
+    ) -> None:
         self._guard = guard
         self._ids = RequestIds()
         self._pipeline = pipeline
         self._api = api
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -62,9 +67,12 @@ class Gateway:
         try:
             await self._served(scope, receive, send, exchange)
         except LLMBackendError as error:
+            if exchange.status is None:  # else the pipeline has counted it
+                self._refused(error.code)
             await exchange.fail(error)
-        except Exception:
-            log.exception("request_defect", request_id=exchange.request_id, path=scope["path"])
+        except Exception as error:  # noqa: BLE001  # the edge: whatever it is, it is answered
+            told = defect(error)
+            log.error("request_defect", request_id=exchange.request_id, **told)  # noqa: TRY400  # what it says may be a prompt
             await exchange.fail(_defect())
 
     def _served(
@@ -119,7 +127,13 @@ def build_api(services: Services) -> FastAPI:
         redoc_url=None,
     )
     api.state.services = services
-    for router in (health.router, openai.router, control.router, device.router):
+    for router in (
+        health.router,
+        openai.router,
+        control.router,
+        device.router,
+        console.router,
+    ):
         api.include_router(router)
     api.add_exception_handler(LLMBackendError, _on_error)
     api.add_exception_handler(RequestValidationError, _on_invalid)
@@ -136,39 +150,47 @@ def render(error: LLMBackendError, extra: Mapping[str, str] | None = None) -> JS
     return JSONResponse(error_object(error), status_code=error.status, headers=headers)
 
 
-async def _on_error(_: Request, error: Exception) -> JSONResponse:
+def _refuse(
+    request: Request, error: LLMBackendError, extra: Mapping[str, str] | None = None
+) -> JSONResponse:
+    services: Services = request.app.state.services
+    services.metrics.refuse(error.code)
+    return render(error, extra)
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, LLMBackendError):
         raise error
-    return render(error)
+    return _refuse(request, error)
 
 
-async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return render(InvalidJSON(f"The body is not valid JSON: {first['ctx']['error']}."))
+        text = f"The body is not valid JSON: {first['ctx']['error']}."
+        return _refuse(request, InvalidJSON(text))
     # The place is ("body", field, ...) or ("query", name): its first part is no name of the API.
     field = encodable(".".join(str(part) for part in first["loc"][1:])) or "body"
     given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
-    return render(InvalidRequest(f"{field}: {first['msg']}{given}.", param=field))
+    return _refuse(request, InvalidRequest(f"{field}: {first['msg']}{given}.", param=field))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     if isinstance(error.__cause__, LLMBackendError):  # FastAPI wraps what `receive` raises
-        return render(error.__cause__)
+        return _refuse(request, error.__cause__)
     if error.status_code == 404:
-        return render(
-            NotFound(f"There is no {request.scope['path'][:200]!r} here.", hint="See /docs.")
-        )
+        text = f"There is no {request.scope['path'][:200]!r} here."
+        return _refuse(request, NotFound(text, hint="See /docs."))
     if error.status_code == 405:
         refusal = MethodNotAllowed(f"{request.method} is not a method of this route.")
-        return render(refusal, error.headers)
-    return render(InvalidJSON("The body is not valid JSON."))
+        return _refuse(request, refusal, error.headers)
+    return _refuse(request, InvalidJSON("The body is not valid JSON."))
 
 
-async def _on_defect(_: Request, __: Exception) -> JSONResponse:
+async def _on_defect(request: Request, _: Exception) -> JSONResponse:
     # Starlette raises it again once this is sent, and `Gateway` writes it down.
-    return render(_defect())
+    return _refuse(request, _defect())

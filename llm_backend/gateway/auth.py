@@ -49,6 +49,11 @@ class Authenticator:
         self._keys = tuple(keys)
         self._open_infer = open_infer
 
+    @property
+    def names(self) -> list[str]:
+        """What a request can be authorised as."""
+        return [*(key.name for key in self._keys), *([ANONYMOUS] if self._open_infer else [])]
+
     def authorise(self, headers: Mapping[bytes, bytes], scope: Scope) -> str:
         """Return the name of the key that a request was sent with.
 

@@ -59,6 +59,10 @@ class ResponseCache:
         settings: Mode, bytes and time to live.
         clock: Monotonic seconds.
         redis: The store behind the memory.
+
+    Attributes:
+        memory: The store in this process.
+        redis: The store behind it; None where there is none.
     """
 
     def __init__(
@@ -68,8 +72,8 @@ class ResponseCache:
         redis: RedisStore | None = None,
     ) -> None:
         self._settings = settings
-        self._memory = MemoryStore(settings.memory_mib * 1024 * 1024, settings.ttl_s, clock)
-        self._redis = redis
+        self.memory = MemoryStore(settings.memory_mib * 1024 * 1024, settings.ttl_s, clock)
+        self.redis = redis
 
     def policy(self, endpoint: Endpoint, body: JSONObject, cache_control: bytes) -> Policy:
         """Decide what the cache does for a request.
@@ -89,26 +93,26 @@ class ResponseCache:
 
     def at_hand(self, key: CacheKey) -> StoredAnswer | None:
         """Return what is kept in memory for a key."""
-        return self._memory.get(key.own) or self._memory.get(key.whole)
+        return self.memory.get(key.own) or self.memory.get(key.whole)
 
     async def look_up(self, key: CacheKey, model: str) -> StoredAnswer | None:
         """Return what is kept for a key, here or in Redis."""
         answer = self.at_hand(key)
-        if answer is not None or self._redis is None:
+        if answer is not None or self.redis is None:
             return answer
-        found = await self._redis.get(tuple(dict.fromkeys((key.own, key.whole))), model)
+        found = await self.redis.get(tuple(dict.fromkeys((key.own, key.whole))), model)
         if found is None:
             return None
-        self._memory.put(found.key, found.answer, found.left_s)
+        self.memory.put(found.key, found.answer, found.left_s)
         return found.answer
 
     def keep(self, key: CacheKey, answer: StoredAnswer | None) -> None:
         """Keep a whole, successful answer; there is none where it was too long to be kept."""
         if answer is None:
             return
-        self._memory.put(key.own, answer)
-        if self._redis is not None:
-            self._redis.put(key.own, answer)
+        self.memory.put(key.own, answer)
+        if self.redis is not None:
+            self.redis.put(key.own, answer)
 
     async def clear(self, model: str | None = None) -> int:
         """Forget all answers, or those of one model; return how many there were.
@@ -116,28 +120,28 @@ class ResponseCache:
         Raises:
             ServiceError: Redis did not forget all of them; the memory did.
         """
-        cleared = self._memory.clear(model)
-        if self._redis is None:
+        cleared = self.memory.clear(model)
+        if self.redis is None:
             return cleared
-        return max(cleared, await self._redis.clear(model))
+        return max(cleared, await self.redis.clear(model))
 
     def describe(self) -> dict[str, Any]:
         """Return its state, as `/health` shows it."""
-        redis = self._redis
+        redis = self.redis
         return {
             "status": "ok" if redis is None or redis.well else "degraded",
             "backend": "memory" if redis is None else "redis",
             "mode": self._settings.mode,
-            "entries": len(self._memory),
-            "bytes": self._memory.bytes,
+            "entries": len(self.memory),
+            "bytes": self.memory.bytes,
             "redis_errors": redis.errors if redis else None,
             "rejected_values": redis.rejected if redis else None,
         }
 
     async def close(self) -> None:
         """Let go of Redis."""
-        if self._redis is not None:
-            await self._redis.close()
+        if self.redis is not None:
+            await self.redis.close()
 
 
 def _form(endpoint: Endpoint, body: JSONObject) -> tuple[str, ...]:

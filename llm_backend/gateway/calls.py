@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llm_backend.config.catalog import GenerationDefaults, ModelSpec
 from llm_backend.config.settings import LimitSettings
+from llm_backend.engines.answers import unquoted
 from llm_backend.errors import InvalidRequest, PromptTooLong
 from llm_backend.gateway.endpoints import Endpoint
 from llm_backend.gateway.record import Record
@@ -63,6 +64,10 @@ class Call:
     raw: bytes
     stream: bool
     record: Record
+
+    def without_words(self, message: str) -> str:
+        """Return what an engine says of the request, without the client's words in it."""
+        return unquoted(message, "\n".join(_texts(self.body)))
 
 
 def understand(

@@ -6,20 +6,23 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from llm_backend.config.settings import Settings
 from llm_backend.gateway.admission import Admission
 from llm_backend.gateway.app import Gateway, build_api
-from llm_backend.gateway.auth import admin_key, authenticator_of
+from llm_backend.gateway.assets import Assets
+from llm_backend.gateway.auth import Authenticator, admin_key, authenticator_of
 from llm_backend.gateway.cache import ResponseCache
 from llm_backend.gateway.calls import Bounds, Salt
-from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.fetch import Fetcher
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gateway.flight import Flights
+from llm_backend.gateway.gauges import show
 from llm_backend.gateway.guard import Guard
 from llm_backend.gateway.images import Images
+from llm_backend.gateway.labels import vocabulary_of
 from llm_backend.gateway.narrator import Narrator
 from llm_backend.gateway.pipeline import Pipeline, Stages
 from llm_backend.gateway.quota import Quotas
@@ -28,11 +31,15 @@ from llm_backend.gateway.redis_store import RedisStore
 from llm_backend.gateway.relay import Relay
 from llm_backend.gateway.report import Reporter
 from llm_backend.gateway.services import Services
+from llm_backend.gateway.timeline import Timeline
 from llm_backend.gateway.upstream import Upstream
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.switching.switcher import Switcher
 from llm_backend.telemetry.logs import FrequentLog
 from llm_backend.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from llm_backend.telemetry.spans import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ async def build_edge(
     switcher: Switcher,
     devices: GpuProbe,
     note: Note | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Edge]:
     """Build the edge in front of a switcher; on leaving, let go of its connections.
 
@@ -61,6 +69,7 @@ async def build_edge(
         switcher: Who grants leases.
         devices: What reads the devices.
         note: Is told of every request that asked for an engine, once it is over.
+        tracer: Makes spans of requests, where somebody wants them.
     """
     async with contextlib.AsyncExitStack() as stack:
         upstream = Upstream()
@@ -73,17 +82,36 @@ async def build_edge(
             settings.images.fetch_s,
         )
         stack.push_async_callback(fetcher.close)
-        metrics = Metrics([s.id for s in fleet.catalog], ENDPOINTS)
+        authenticator = authenticator_of(settings)
+        setup = "compose" if settings.setup == "compose" else "local"
+        words = vocabulary_of(
+            fleet,
+            switcher.entries.values(),
+            authenticator.names,
+            setup,
+            may_keep=settings.cache.mode != "off",
+        )
+        metrics = Metrics(words)
+        show(metrics, words, switcher, cache)
         requests = FrequentLog(settings.logs.level, settings.logs.format)
         stack.callback(requests.flush)
         recorder = Recorder(metrics, requests, note)
-        stages = _stages(settings, fleet, switcher, recorder, cache, upstream, fetcher)
-        pipeline = Pipeline(stages, settings.limits.body_mib * 1024 * 1024)
-        setup = "compose" if settings.setup == "compose" else "local"
+        admission = _admission(settings, fleet, switcher)
+        stages = _stages(settings, authenticator, admission, recorder, cache, upstream, fetcher)
+        pipeline = Pipeline(replace(stages, tracer=tracer), settings.limits.body_mib * 1024 * 1024)
         reporter = Reporter(settings, setup, fleet, switcher, devices, cache)
-        services = Services(stages.authenticator, cache, fleet, metrics, reporter, switcher)
-        app = Gateway(_guard(settings), pipeline, build_api(services))
-        yield Edge(app, services, switcher, Narrator(metrics, switcher))
+        services = Services(
+            stages.authenticator,
+            cache,
+            fleet,
+            metrics,
+            reporter,
+            switcher,
+            Timeline({s.id: s.devices for s in fleet.catalog}, time.monotonic, time.time),
+            Assets.of_console(),
+        )
+        app = Gateway(_guard(settings), pipeline, build_api(services), metrics.refuse)
+        yield Edge(app, services, switcher, Narrator(metrics))
 
 
 def _cache(settings: Settings) -> ResponseCache:
@@ -92,10 +120,15 @@ def _cache(settings: Settings) -> ResponseCache:
     return ResponseCache(settings.cache, time.monotonic, redis)
 
 
+def _admission(settings: Settings, fleet: Fleet, switcher: Switcher) -> Admission:
+    batch_s = settings.switching.batch_max_wait_s
+    return Admission(fleet, switcher, settings.limits.queue_timeout_s, batch_s)
+
+
 def _stages(
     settings: Settings,
-    fleet: Fleet,
-    switcher: Switcher,
+    authenticator: Authenticator,
+    admission: Admission,
     recorder: Recorder,
     cache: ResponseCache,
     upstream: Upstream,
@@ -103,17 +136,15 @@ def _stages(
 ) -> Stages:
     limits = settings.limits
     return Stages(
-        authenticator=authenticator_of(settings),
+        authenticator=authenticator,
         quotas=Quotas(settings.keys, time.monotonic),
         bounds=Bounds(limits),
         images=Images(settings.images, fetcher),
         salt=_salt(settings),
         cache=cache,
         flights=Flights(),
-        admission=Admission(
-            fleet, switcher, limits.queue_timeout_s, settings.switching.batch_max_wait_s
-        ),
-        switcher=switcher,
+        admission=admission,
+        switcher=admission.switcher,
         relay=Relay(upstream, limits.request_timeout_s, limits.idle_timeout_s),
         recorder=recorder,
     )

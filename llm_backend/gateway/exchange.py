@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
 from llm_backend.errors import BodyTooLarge, LLMBackendError
 from llm_backend.gateway.sse import StreamKind, comment, error_event
 from llm_backend.wire import Dialect, encode, error_object, retry_after
+
+if TYPE_CHECKING:
+    from llm_backend.telemetry.spans import RequestTrace
 
 CONNECTION = "llm_backend.connection"
 """Under which the extensions of a scope have the connection that the request came on."""
@@ -64,6 +67,8 @@ class Exchange:
         stream: How the stream that was asked for ends; None where none was.
         asked_at: When the engine was asked, on the event loop's clock; None where it was not.
         stages: Seconds that went by before that, by what they were for.
+        trace: Makes its spans; None where nobody wants them.
+        onward: Header lines for the engine.
     """
 
     __slots__ = (
@@ -77,10 +82,12 @@ class Exchange:
         "extra",
         "finished",
         "headers",
+        "onward",
         "request_id",
         "stages",
         "status",
         "stream",
+        "trace",
     )
 
     def __init__(
@@ -95,6 +102,8 @@ class Exchange:
         self.stream: StreamKind | None = None
         self.asked_at: float | None = None
         self.stages: dict[str, float] = {}
+        self.trace: RequestTrace | None = None
+        self.onward = b""
         self._connection: Connection = scope["extensions"][CONNECTION]
         self._receive = receive
         self._send = send

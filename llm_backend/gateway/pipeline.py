@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from llm_backend.errors import EngineBroke, EngineGone, LLMBackendError, Overloaded
+from llm_backend.errors import (
+    EngineBroke,
+    EngineGone,
+    InternalError,
+    LLMBackendError,
+    Overloaded,
+)
 from llm_backend.gateway import sse
 from llm_backend.gateway.admission import (
     FIRST_SIGN_S,
@@ -31,9 +37,13 @@ from llm_backend.gateway.record import Record, Recorder
 from llm_backend.gateway.relay import JSON, Relay
 from llm_backend.gateway.replay import as_stream
 from llm_backend.gateway.stored import StoredAnswer
+from llm_backend.runtimes.base import Engine
 from llm_backend.switching.lease import Lease, Terms
 from llm_backend.switching.switcher import Switcher
 from llm_backend.wire import JSONObject, decode_object, encode, requested_model
+
+if TYPE_CHECKING:
+    from llm_backend.telemetry.spans import Tracer
 
 LARGE = 1024 * 1024
 """Bodies above this many bytes are parsed and hashed off the event loop."""
@@ -59,6 +69,7 @@ class Stages:
     switcher: Switcher
     relay: Relay
     recorder: Recorder
+    tracer: Tracer | None = None
 
 
 _GONE: Final = ClientGone()
@@ -80,6 +91,10 @@ class Pipeline:
         """Serve one request; whatever happens, it is answered and recorded."""
         record = Record(exchange.request_id, endpoint.path)
         failure: Exception | None = _GONE
+        tracer = self._stages.tracer
+        if tracer is not None:
+            exchange.trace = tracer.request(exchange.headers, endpoint.path, endpoint.capability)
+            exchange.trace.enter("authenticate")
         try:
             record.key = self._stages.authenticator.authorise(exchange.headers, "infer")
             record.batch = wants_batch(exchange.headers)
@@ -96,10 +111,17 @@ class Pipeline:
             raise
         finally:
             self._stages.recorder.close(record, exchange.status, failure)
+            if exchange.trace is not None:
+                exchange.trace.end(record, is_failure=_is_ours(failure))
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint, record: Record) -> None:
+        trace = exchange.trace
+        if trace is not None:
+            trace.enter("receive")
         raw = await exchange.body(self._body_bytes)
         record.begin()
+        if trace is not None:
+            trace.enter("understand")
         with exchange.client_watched():
             call = await self._understood(endpoint, raw, record)
             if call.stream:
@@ -110,6 +132,8 @@ class Pipeline:
                 await self._ask(exchange, call, keep=False)
             else:
                 record.cache = "miss"
+                if trace is not None:
+                    trace.enter("cache")
                 key = await self._key(call)
                 await self._answer(exchange, call, key, may_look=policy == "use")
 
@@ -164,6 +188,7 @@ class Pipeline:
             if flight is None:
                 await self._share(exchange, call, key)
                 return
+            self._stages.recorder.join(call.spec.id)
             await self._wait_for(exchange, call, flight, deadline)
             if await self._replayed(exchange, call, flight.answer):
                 return
@@ -195,6 +220,8 @@ class Pipeline:
     ) -> None:
         loop = asyncio.get_running_loop()
         pause = FIRST_SIGN_S
+        if exchange.trace is not None:
+            exchange.trace.enter("wait for an equal request")
         while not await flight.over(min(pause, max(0.0, deadline - loop.time()))):
             if loop.time() >= deadline:
                 raise Overloaded(
@@ -212,7 +239,7 @@ class Pipeline:
         told = None if answer is None else await _told(call, answer)
         if told is None:
             return False
-        call.record.cache = "hit"
+        call.record.hit(self._stages.switcher.way_up_s(call.spec.id))
         exchange.extra.append((b"x-cache", b"hit"))
         if not call.stream:
             await exchange.answer(200, JSON, told)
@@ -238,14 +265,28 @@ class Pipeline:
             engine = lease.engine
             if engine is None:
                 exchange.extra += waiting_headers(lease)
-                engine = await stages.admission.wait(lease, self._signer(exchange, call))
+                engine = await self._wait(exchange, call, lease)
                 exchange.stages = stages.admission.stages(lease)
-            call.record.waited_s = lease.waited_s
+            call.record.lend(lease.waited_s, lease.held_up)
+            if exchange.trace is not None:
+                kind = call.spec.engine.kind
+                exchange.onward = exchange.trace.ask(call.spec.id, kind, engine.host, engine.port)
             exchange.asked_at = asyncio.get_running_loop().time()
             try:
                 return await stages.relay.run(exchange, call, lease, engine, keep=keep)
             except (EngineGone, EngineBroke) as error:
                 raise await self._cause(lease, error) from None
+
+    async def _wait(self, exchange: Exchange, call: Call, lease: Lease) -> Engine:
+        stages, trace = self._stages, exchange.trace
+        if trace is not None:
+            trace.enter("wait")
+        try:
+            return await stages.admission.wait(lease, self._signer(exchange, call))
+        finally:
+            call.record.switch = stages.switcher.switch_of(lease)
+            if trace is not None:
+                trace.waited(call.record.switch)
 
     @staticmethod
     async def _cause(lease: Lease, error: LLMBackendError) -> LLMBackendError:
@@ -264,6 +305,13 @@ class Pipeline:
             await exchange.start(200, EVENT_STREAM)
         anthropic = call.endpoint.dialect == "anthropic"
         await exchange.write(sse.PING if anthropic else sse.comment(text))
+
+
+def _is_ours(failure: Exception | None) -> bool:
+    """Return whether a request failed through no fault of its client."""
+    if isinstance(failure, LLMBackendError):
+        return failure.status >= InternalError.status
+    return failure is not None and failure is not _GONE
 
 
 async def _told(call: Call, answer: StoredAnswer) -> bytes | None:

@@ -306,7 +306,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._say(error)
         self.transport.close()
 
+    @staticmethod
+    def refused(code: str) -> None:
+        """Take note of a refusal: here nobody does."""
+
     def _say(self, error: LLMBackendError) -> None:
+        self.refused(error.code)
         body = encode(error_object(error))
         head = (
             f"HTTP/1.1 {error.status} {PHRASES[error.status]}\r\n"
@@ -316,7 +321,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
 
 
-def bounded_protocol(head_bytes: int, head_s: float, body_s: float) -> type[BoundedProtocol]:
-    """Return the protocol with these bounds."""
+def bounded_protocol(
+    head_bytes: int,
+    head_s: float,
+    body_s: float,
+    refused: Callable[[str], None] = BoundedProtocol.refused,
+) -> type[BoundedProtocol]:
+    """Return the protocol with these bounds; `refused` is told the code of each refusal."""
     bounds = {"head_bytes": head_bytes, "head_s": head_s, "body_s": body_s}
-    return type("Protocol", (BoundedProtocol,), bounds)
+    return type("Protocol", (BoundedProtocol,), {**bounds, "refused": staticmethod(refused)})

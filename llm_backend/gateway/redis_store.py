@@ -152,9 +152,19 @@ class RedisStore:
         return not (self._reads.breaker.is_open or self._writes.breaker.is_open)
 
     @property
+    def read_errors(self) -> int:
+        """Reads that failed."""
+        return self._reads.errors
+
+    @property
+    def write_errors(self) -> int:
+        """Writes that failed."""
+        return self._writes.errors
+
+    @property
     def errors(self) -> int:
         """Operations that failed."""
-        return self._reads.errors + self._writes.errors
+        return self.read_errors + self.write_errors
 
     async def get(self, keys: Sequence[bytes], model: str) -> Found | None:
         """Return what is kept under the first of these keys that has something.

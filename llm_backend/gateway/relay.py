@@ -68,7 +68,7 @@ class Relay:
                 raise
             raise self._too_long(call) from None
         with response:
-            call.record.first_byte_s = round(loop.time() - began, 6)
+            call.record.first_byte_s = call.record.since_lease_s()
             if response.ended:  # all of it is here, nothing can cut it any more
                 return await self._pass_on(exchange, call, response, keep=keep)
             lease.on_revoke(response.abort)
@@ -82,11 +82,14 @@ class Relay:
         self, exchange: Exchange, call: Call, response: Response, *, keep: bool
     ) -> StoredAnswer | None:
         if response.status != 200:
-            raise error_from(response.status, await response.read(ERROR_LIMIT))
+            error = error_from(response.status, await response.read(ERROR_LIMIT))
+            error.message = await asyncio.to_thread(call.without_words, error.message)
+            raise error
         kind = call.endpoint.stream if call.stream else None
         if kind and response.content_type == b"text/event-stream":
             return await self._pass_stream(exchange, call, kind, response, keep=keep)
         body = await response.read(ANSWER_LIMIT)
+        call.record.engine_s = call.record.since_lease_s()
         answer = _decoded(body) if len(body) <= LARGE else await asyncio.to_thread(_decoded, body)
         if sse.aborted(answer):
             raise EngineGone(f"The engine of {call.spec.id} broke the answer off.")
@@ -106,10 +109,11 @@ class Relay:
         )
 
     def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Coroutine[Any, Any, Response]:
-        head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+        head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
             _head_start(call.endpoint.path, engine.host, engine.port, engine.key),
             len(call.raw),
             exchange.request_id.encode(),  # letters, digits, - and _
+            exchange.onward,
         )
         return self.upstream.send(
             engine.host,
@@ -131,25 +135,26 @@ class Relay:
         keep: bool,
     ) -> StoredAnswer | None:
         kept = Kept() if keep else None
-        watch, begun = sse.StreamWatch(kind), False
+        watch, record = sse.StreamWatch(kind), call.record
+        opening = sse.Opening(kind, call.spec.id, exchange.request_id, record.note_output)
         if exchange.status is None:
             await exchange.start(200, EVENT_STREAM)
         async for piece in response:
             good = watch.feed(piece)
             if good:
-                if not begun:
-                    good = sse.with_start(kind, good, call.spec.id, exchange.request_id)
-                    begun = True
+                if not opening.over:
+                    good = opening.take(good)
                 await exchange.write(good)
                 if kept is not None:
                     kept.add(good)
             if watch.failure is not None:
                 raise watch.failure
+        record.engine_s = record.since_lease_s()
         last = watch.finish()
         if watch.failure is not None:
             raise watch.failure
         await exchange.close(last)
-        call.record.note_usage(watch.usage)
+        record.note_usage(watch.usage)
         return kept.answer(call, last) if kept is not None else None
 
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_backend import __version__
-from llm_backend.config.catalog import ModelSpec, VllmEngine
+from llm_backend.config.catalog import ModelSpec
 from llm_backend.config.settings import Settings
+from llm_backend.engines import kind_of
 from llm_backend.gateway.cache import ResponseCache
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.gateway.fleet import Fleet
@@ -20,7 +21,7 @@ from llm_backend.gpu.base import GpuProbe
 from llm_backend.runtimes.base import Engine
 from llm_backend.switching.entry import Claim, Entry
 from llm_backend.switching.lending import Loan, left_s
-from llm_backend.switching.states import SERVING, State
+from llm_backend.switching.states import AT_REST, State
 from llm_backend.switching.switcher import Switcher
 
 JSON = dict[str, Any]
@@ -142,11 +143,7 @@ class Reporter:
 
     def _residency(self, model: str) -> str:
         entry = self.switcher.entries.get(model)
-        if entry is None:
-            return "stopped"
-        if entry.state is State.ASLEEP:
-            return f"asleep-{entry.rung}"
-        return "awake" if entry.state in SERVING else "stopped"
+        return "stopped" if entry is None else entry.residency
 
     def _brief(self, spec: ModelSpec) -> JSON:
         entry = self.switcher.entries[spec.id]
@@ -164,6 +161,8 @@ class Reporter:
             "available": spec.id not in self.fleet.unavailable,
             "unavailable_reason": self.fleet.unavailable.get(spec.id),
             "size_mib": spec.weights.size_mib if spec.weights else None,
+            "devices": list(spec.devices),
+            "awake_mib": spec.memory_mib.awake,
         }
         entry = self.switcher.entries.get(spec.id)
         if entry is None:
@@ -175,9 +174,16 @@ class Reporter:
                 "residency": "stopped",
                 "inflight": 0,
                 "waiting": 0,
+                "memory_mib": {},
             }
         since_s = round(asyncio.get_running_loop().time() - entry.since, 3)
-        return {**about, **self._brief(spec), "waiting": len(entry.waiting), "since_s": since_s}
+        return {
+            **about,
+            **self._brief(spec),
+            "waiting": len(entry.waiting),
+            "since_s": since_s,
+            "memory_mib": {} if entry.state in AT_REST else dict(entry.reserved.mib),
+        }
 
     def _switch(self) -> JSON | None:
         moving = [e for e in self.switcher.entries.values() if _moves(e)]
@@ -196,11 +202,8 @@ class Reporter:
 
     def _estimate_s(self, to: str | None) -> float | None:
         """Return the seconds until a model is awake; None where it never came up before."""
-        if to is None or self.switcher.entries[to].state is State.AWAKE:
-            return None
-        if not self.switcher.durations(to).get("start"):
-            return None
-        return round(self.switcher.forecast().awake_s(to), 1)
+        known = None if to is None else self.switcher.estimate_s(to)
+        return None if known is None else round(known, 1)
 
     def _step(self, entry: Entry, to: str | None) -> JSON:
         keeper = self.switcher.keeper(entry.needs.model)
@@ -252,11 +255,11 @@ def describe_loan(loan: Loan) -> JSON:
 
 
 def targets(running: Iterable[tuple[ModelSpec, Engine]]) -> list[JSON]:
-    """Return the engines in containers as targets of Prometheus; it reaches no others."""
+    """Return the engines that export metrics, as targets of Prometheus."""
     return [
         {"targets": [f"{engine.host}:{engine.port}"], "labels": {"model": spec.id}}
         for spec, engine in running
-        if isinstance(spec.engine, VllmEngine) and engine.handle == spec.engine.container
+        if kind_of(spec).progress_metric is not None
     ]
 
 

@@ -8,10 +8,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from llm_backend.gateway.assets import Assets
 from llm_backend.gateway.auth import Authenticator
 from llm_backend.gateway.cache import ResponseCache
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gateway.report import Reporter
+from llm_backend.gateway.timeline import Timeline
 from llm_backend.switching.switcher import Switcher
 from llm_backend.telemetry.metrics import Metrics
 
@@ -31,6 +33,8 @@ class Services:
     metrics: Metrics
     reporter: Reporter
     switcher: Switcher
+    timeline: Timeline
+    assets: Assets
     ready: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

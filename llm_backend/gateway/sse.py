@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import orjson
@@ -53,6 +53,16 @@ _LAST_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "responses": ("response.completed", "response.incomplete", "response.failed"),
 }
 _GIVEN_UP: Final = ("abort", "error")
+
+_OUTPUT: Final = {
+    # A first piece without text only names the role.
+    "chat": re.compile(
+        rb'"(?:content|reasoning|reasoning_content|refusal|text)":\s*"[^"]|"tool_calls":\s*\[\s*\{'
+    ),
+    "messages": re.compile(rb"content_block_delta"),
+    "responses": re.compile(rb"\.delta\b"),
+}
+"""What an event with output contains."""
 
 _LAST_PIECES: Final = 4
 _LAST_EVENTS: Final = 12
@@ -194,6 +204,42 @@ class StreamWatch:
 
     def _last_payloads(self) -> Iterator[JSONObject]:
         return map(_decoded, reversed(self._last_events()))
+
+
+class Opening:
+    """The events of a stream until its first output.
+
+    Args:
+        kind: Which API it is.
+        model: The name that the answer carries.
+        ident: Names the answer.
+        on_output: Called when the first output is here.
+
+    Attributes:
+        over: Whether there has been output.
+    """
+
+    __slots__ = ("_about", "_begun", "_on_output", "_output", "over")
+
+    def __init__(
+        self, kind: StreamKind, model: str, ident: str, on_output: Callable[[], None]
+    ) -> None:
+        self.over = False
+        self._about = (kind, model, ident)
+        self._begun = False
+        self._on_output = on_output
+        self._output = _OUTPUT[kind]
+
+    def take(self, events: bytes) -> bytes:
+        """Take the next events; return them, led by the one that the API begins with."""
+        if self._output.search(events):
+            self.over = True
+            self._on_output()
+        if self._begun:
+            return events
+        self._begun = True
+        kind, model, ident = self._about
+        return with_start(kind, events, model, ident)
 
 
 def with_start(kind: StreamKind, events: bytes, model: str, ident: str) -> bytes:

@@ -224,6 +224,7 @@ class Actions:
             self.leases.displaced.discard(model)
             if self.wanted.get(entry.needs.group) == model and entry.state not in SERVING:
                 self.intents.setdefault(model, [])
+                entry.was_lent = True
         for needs in [e.needs for e in self.entries.values() if e.state in UP]:
             if self.wanted.get(needs.group) is None:  # replaced by a switch that has room beside it
                 self._want(needs.group, needs.model)

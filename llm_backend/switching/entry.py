@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from llm_backend.errors import DeviceBusy, LLMBackendError
 from llm_backend.switching.estimates import Durations
-from llm_backend.switching.events import Needs, Ticket
+from llm_backend.switching.events import HeldUp, Needs, Ticket
 from llm_backend.switching.residency import LOST_S, Rung, choose
 from llm_backend.switching.states import SERVING, State
 
@@ -71,6 +71,7 @@ class Entry:
         hung: Why it is being stopped, if because it hung.
         rung: How deep it sleeps, is to sleep, or slept before it was woken.
         yields_to: The model that it leaves the device for; None where it is for no model.
+        was_lent: Whether it comes up, or came, because a device lease that kept it out is over.
         rungs_lost: Until when a level of sleep that failed is not tried again.
     """
 
@@ -93,12 +94,20 @@ class Entry:
     hung: LLMBackendError | None = None
     rung: Rung | None = None
     yields_to: str | None = None
+    was_lent: bool = False
     rungs_lost: dict[Rung, float] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
         """Leases that can be granted now."""
         return self.needs.concurrency - self.leases if self.state is State.AWAKE else 0
+
+    @property
+    def residency(self) -> str:
+        """Where its weights are: `awake`, `asleep-1`, `asleep-2` or `stopped`."""
+        if self.state is State.ASLEEP:
+            return f"asleep-{self.rung}"
+        return "awake" if self.state in SERVING else "stopped"
 
     @property
     def reserved(self) -> Needs:
@@ -147,6 +156,14 @@ class Entry:
                 self.turn_since = now
         elif previous is State.AWAKE:
             self.turn_over = now
+        if state is State.FAILED or previous is State.AWAKE:
+            self.was_lent = False
+
+    def held_up(self, since: float) -> HeldUp:
+        """Return what a request waited for that waited since then, and has its lease now."""
+        if self.turn_since < since:
+            return "engine_busy"
+        return "lease" if self.was_lent else "switch"
 
     def expect(self, now: float) -> None:
         """Learn from a request that comes how long the pauses between requests are."""

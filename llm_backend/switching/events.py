@@ -13,6 +13,10 @@ from llm_backend.switching.states import State
 Ticket = int
 """Names one request that waits for a lease, or one operator who waits for a switch."""
 
+HeldUp = Literal["none", "switch", "engine_busy", "lease"]
+"""What a request waited for: nothing, its model to come up, a seat on the engine that was awake,
+or its model to come up because a device lease had driven it away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

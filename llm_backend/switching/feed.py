@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-NoticeKind = Literal["state", "step", "progress", "lease"]
+NoticeKind = Literal["state", "step", "progress", "lease", "switch"]
 Listener = Callable[["Notice"], None]
 
 
@@ -19,8 +19,8 @@ class Notice:
 
     Attributes:
         kind: `state` (a model came into another state), `step` (a switch came one step
-            further), `progress` (a load told how far it is) or `lease` (a device was lent to
-            another program, or came back).
+            further), `progress` (a load told how far it is), `lease` (a device was lent to
+            another program, or came back) or `switch` (one began, or ended).
         data: The JSON object that `/events` sends.
     """
 
@@ -65,13 +65,26 @@ class Subscription:
 
 
 class Feed:
-    """Hands each notice to every listener, on the event loop, in order."""
+    """Hands each notice to every listener, on the event loop, in order.
+
+    Attributes:
+        switches: By model, the id of the switch that it takes part in.
+        readers: How many read in their own time.
+    """
 
     def __init__(self) -> None:
+        self.switches: dict[str, str] = {}
+        self.readers = 0
         self._listeners: list[Listener] = []
 
     def publish(self, kind: NoticeKind, **data: Any) -> None:
-        """Tell everybody; listeners must be quick and must not raise."""
+        """Tell everybody; listeners must be quick and must not raise.
+
+        What is told of a model gets the id of its switch, as `switch`; None where there is none.
+        """
+        model = data.get("model")
+        if model is not None:
+            data["switch"] = self.switches.get(model)
         notice = Notice(kind, data)
         for listener in tuple(self._listeners):
             listener(notice)
@@ -89,5 +102,9 @@ class Feed:
     def subscribed(self, keep: int = 256) -> Iterator[Subscription]:
         """Collect notices for a reader that takes its time."""
         subscription = Subscription(keep)
-        with self.listening(subscription.put):
-            yield subscription
+        self.readers += 1
+        try:
+            with self.listening(subscription.put):
+                yield subscription
+        finally:
+            self.readers -= 1

@@ -22,7 +22,7 @@ from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.probe import EngineProbe
 from llm_backend.switching.residency import WAYS_DOWN, WAYS_UP, Rung
 from llm_backend.switching.sleeper import CanaryMismatch, Sleeper, SleepFailed
-from llm_backend.switching.watch import WatchRules, until_hung
+from llm_backend.switching.watch import WatchRules, manner_of, until_hung
 
 One = TypeVar("One")
 Other = TypeVar("Other")
@@ -228,7 +228,8 @@ class EngineKeeper:
         """Return when the engine has ended in its sleep."""
         how = await self.launch.runtime.wait(self._running())
         text = f"The engine of {self.model} {how.reason} while it slept."
-        return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=await self._tail()))
+        tail = await self._tail_of(how)
+        return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=tail))
 
     async def _stop_until_proven(self, engine: Engine) -> None:
         # No deadline on purpose: nothing may start before this engine's end is proven. Those
@@ -254,13 +255,14 @@ class EngineKeeper:
                 return await self._ended(exited.result())
             why = hung.result()
             self._stop_s = min(self._stop_s, HUNG_STOP_S)
+        self._tell("hung")
         tail = await self._tail()
         text = f"The engine of {self.model} hung: asked for one token, {why}. It is being ended."
         return Hung(self.model, EngineGone(text, retry_after_s=5, log_tail=tail))
 
     async def _ended(self, how: Exit) -> Broke:
         # The engine is still ours to name: until `Broke` is applied, leases on it are granted.
-        tail = await self._tail()
+        tail = await self._tail_of(how)
         text = f"The engine of {self.model} {how.reason} while it was awake."
         return Broke(self.model, EngineGone(text, retry_after_s=1, log_tail=tail))
 
@@ -273,7 +275,7 @@ class EngineKeeper:
             self._starting = asyncio.create_task(self.launch.runtime.start(plan))
             self.engine = await asyncio.shield(self._starting)
             self._starting = None
-            self._tools.feed.publish("step", model=self.model, step="launched", elapsed_s=0.0)
+            self._tell("launched")
 
     async def _wait_for_memory(self, held_mib: int) -> None:
         spec = self.launch.spec
@@ -302,9 +304,10 @@ class EngineKeeper:
             await asyncio.wait({exited}, timeout=pause)
             if exited.done():
                 self.engine = None
+                how = exited.result()
                 raise EngineStartFailed(
-                    f"The engine of {self.model} {exited.result().reason} before it was ready.",
-                    log_tail=await self._tail(),
+                    f"The engine of {self.model} {how.reason} before it was ready.",
+                    log_tail=await self._tail_of(how),
                 )
             pause = min(pause * 1.2, LONGEST_POLL_S)
 
@@ -344,6 +347,12 @@ class EngineKeeper:
             f"The engine of {self.model} could not be started: {type(error).__name__}."
         )
 
+    async def _tail_of(self, how: Exit) -> list[str]:
+        """Tell how an engine ended; return the last lines of its log."""
+        tail = await self._tail()
+        self._tell(manner_of(how, tail))
+        return tail
+
     async def _tail(self) -> list[str]:
         return await self.launch.runtime.log_tail(self.model, TAIL_LINES)
 
@@ -364,7 +373,10 @@ class EngineKeeper:
         self.step, self.progress = step, None
         self.step_since = asyncio.get_running_loop().time()
         if step is not None:
-            self._tools.feed.publish("step", model=self.model, step=step, elapsed_s=0.0)
+            self._tell(step)
+
+    def _tell(self, step: str) -> None:
+        self._tools.feed.publish("step", model=self.model, step=step, elapsed_s=0.0)
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from typing import Final, Protocol, Self
 from llm_backend.errors import LLMBackendError, Overloaded
 from llm_backend.runtimes.base import Engine
 from llm_backend.switching.estimates import Outlook
+from llm_backend.switching.events import HeldUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Lease:
         terms: Under which it waits.
         error: Why it was refused, or why the engine was taken away.
         waited_s: Seconds in line.
+        held_up: What it waited for, once granted.
         outlook: What it had to expect when it came; None where it was granted at once.
     """
 
@@ -69,6 +71,7 @@ class Lease:
         "_on_revoke",
         "engine",
         "error",
+        "held_up",
         "model",
         "outlook",
         "since",
@@ -87,6 +90,7 @@ class Lease:
         self.error: LLMBackendError | None = None
         self.since = now
         self.waited_s = 0.0
+        self.held_up: HeldUp = "none"
         self.outlook: Outlook | None = None
         self._lessor = lessor
         self._answer: asyncio.Future[None] | None = None
@@ -150,9 +154,10 @@ class Lease:
 
     # For the switcher
 
-    def grant(self, engine: Engine, now: float) -> None:
-        """Hand the engine over."""
+    def grant(self, engine: Engine, now: float, held_up: HeldUp = "none") -> None:
+        """Hand the engine over; tell what held it up."""
         self.engine = engine
+        self.held_up = held_up
         self.waited_s = now - self.since
         if self._answer is not None:
             self._wake()

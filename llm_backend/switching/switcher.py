@@ -15,7 +15,7 @@ from llm_backend.errors import LLMBackendError, ShuttingDown
 from llm_backend.switching import events as ev
 from llm_backend.switching.engine_tasks import EngineTasks
 from llm_backend.switching.entry import Claim, Entry
-from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace
+from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace, expected_s
 from llm_backend.switching.feed import Feed
 from llm_backend.switching.forecast import Forecast
 from llm_backend.switching.history import WantedFile
@@ -24,8 +24,10 @@ from llm_backend.switching.lease import ORDINARY, Lease, Terms
 from llm_backend.switching.lending import Lending, LoanFile
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.needs import needs_of
+from llm_backend.switching.residency import WAYS_UP, Rung
 from llm_backend.switching.scheduler import Scheduler
-from llm_backend.switching.states import AT_REST, State
+from llm_backend.switching.states import AT_REST, SERVING, State
+from llm_backend.switching.switches import Move, Switches
 from llm_backend.switching.warming import Warming
 
 
@@ -67,6 +69,7 @@ class Switcher:
             asyncio.get_running_loop().time(),
         )
         self._tools = tools
+        self._switches = Switches(tools.feed, self.estimate_s)
         files = {model: keeper.launch.files for model, keeper in self._keepers.items()}
         self._warming = Warming(files, self._scheduler.entries)
         self._wanted = wanted
@@ -172,6 +175,10 @@ class Switcher:
         claim = Claim(lease.since, lease.terms.key, lease.terms.batch)
         return self.forecast().newcomer(lease.model, claim)
 
+    def switch_of(self, lease: Lease) -> str | None:
+        """Return the id of the switch that a request waited or waits for, if it did."""
+        return self._switches.waited(lease.model, lease.since)
+
     def keeper(self, model: str) -> EngineKeeper:
         """Return the keeper of a model's engine, to be looked at."""
         return self._keepers[model]
@@ -179,6 +186,22 @@ class Switcher:
     def durations(self, model: str) -> Durations:
         """Return the measured stage times of a model."""
         return self._tools.history.durations.get(model, {})
+
+    def way_up_s(self, model: str) -> float:
+        """Return the seconds that bringing a model up takes; 0 if it is up, or nobody knows."""
+        entry = self.entries[model]
+        if entry.state in SERVING:
+            return 0.0
+        rung = entry.rung if entry.state is State.ASLEEP else None
+        stage = "start" if rung is None else WAYS_UP[rung]
+        return expected_s(self.durations(model), stage) or 0.0
+
+    def estimate_s(self, model: str) -> float | None:
+        """Return the seconds until a model is awake; None where it never came up so before."""
+        entry = self.entries[model]
+        if entry.state is State.AWAKE or not self.durations(model).get("start"):
+            return None
+        return round(self.forecast().awake_s(model), 3)
 
     def awake(self) -> list[str]:
         """Return the models that are awake, the last used first."""
@@ -260,6 +283,7 @@ class Switcher:
         now = asyncio.get_running_loop().time()
         for effect in self._scheduler.handle(event, now):
             self._perform(effect, now)
+        self._switches.tidy(now)
 
     def _perform(self, effect: ev.Effect, now: float) -> None:
         match effect:
@@ -270,7 +294,7 @@ class Switcher:
             case ev.Reached(ticket):
                 self._answer_operator(ticket, None)
             case ev.Moved(model, previous, state):
-                self._publish_move(model, previous, state)
+                self._publish_move(Move(model, previous, state, *self._course(model)), now)
             case ev.SetTimer(at):
                 self._set_timer(at)
             case _ if not self._closing:
@@ -297,7 +321,8 @@ class Switcher:
         if engine is None:
             raise AssertionError(f"{model} is awake without an engine")
         self._leases[model].add(lease)
-        lease.grant(engine, now)
+        waited = lease.outlook is not None  # else it is granted while it is taken in
+        lease.grant(engine, now, self.entries[model].held_up(lease.since) if waited else "none")
 
     def _refuse(self, ticket: ev.Ticket, error: LLMBackendError) -> None:
         lease = self._lines.pop(ticket, None)
@@ -315,17 +340,27 @@ class Switcher:
         else:
             answer.set_exception(error)
 
-    def _publish_move(self, model: str, previous: State, state: State) -> None:
+    def _course(self, model: str) -> tuple[str | None, Rung | None]:
+        """Return which model this one leaves for, if it does, and how deep it slept."""
+        entry = self.entries[model]
+        aim = entry.yields_to
+        if aim is not None and self.wanted.get(self.entries[aim].needs.group) != aim:
+            aim = None  # it left for that one at another time
+        return aim, entry.rung
+
+    def _publish_move(self, move: Move, now: float) -> None:
         self._warming.review()
-        error = self.entries[model].error
+        model, state, error = move.model, move.state, self.entries[move.model].error
+        self._switches.begin(move, now)
         self.feed.publish(
             "state",
             model=model,
             state=state.value,
-            previous=previous.value,
+            previous=move.previous.value,
             reason=error.message if state is State.FAILED and error else None,
         )
-        if previous is State.DRAINING and state is State.STOPPING:
+        self._switches.end(move, now)
+        if move.previous is State.DRAINING and state is State.STOPPING:
             self._remember_drain(model)
 
     def _remember_drain(self, model: str) -> None:

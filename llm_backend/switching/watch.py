@@ -1,13 +1,15 @@
-"""Tells a hung engine from a busy one: its `/health` says 200 in both cases."""
+"""Tells a hung engine from a busy one, whose `/health` says 200 too, and how engines ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from llm_backend.engines.base import EngineKind
-from llm_backend.runtimes.base import Engine
+from llm_backend.runtimes.base import Engine, Exit
 from llm_backend.switching.probe import EngineProbe
 
 
@@ -50,3 +52,19 @@ async def until_hung(
             if failure is not None:
                 return failure
             quiet_since = loop.time()
+
+
+def manner_of(how: Exit, tail: Sequence[str]) -> Literal["exited", "oom"]:
+    """Return whether an engine ended for want of memory, of the device or of the machine.
+
+    Args:
+        how: How it ended. That a SIGKILL may have been for memory is a guess, and does not count.
+        tail: Last lines of its log.
+    """
+    return "oom" if any(map(_OUT_OF_MEMORY.search, [how.reason, *tail])) else "exited"
+
+
+_OUT_OF_MEMORY: Final = re.compile(
+    r"out of memory(?!\?)|OutOfMemory|cudaMalloc failed|failed to allocate|MemoryError",
+    re.IGNORECASE,
+)

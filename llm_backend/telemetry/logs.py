@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import traceback
 from dataclasses import Field, asdict
+from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol
 
 import orjson
@@ -98,3 +100,13 @@ def _renderers(*, text: bool) -> list[structlog.typing.Processor]:
         return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
+
+
+def defect(error: BaseException) -> dict[str, str | list[str]]:
+    """Return what a log may tell of a defect that a request met: where, and of which kind.
+
+    What an exception says may repeat what was sent.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
+    return {"defect": type(error).__qualname__, "places": places}

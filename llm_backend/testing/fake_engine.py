@@ -143,6 +143,8 @@ class FakeEngine:
             await exchange.refuse(self.behaviour.status, "The engine was told to answer this.")
         elif body.get("model") not in {None, "", _name(self)}:
             await exchange.refuse(404, f"The model `{body['model']}` does not exist.")
+        elif self.behaviour.no_images and '"image_url"' in json.dumps(body):
+            await exchange.refuse(400, f"{_name(self)} is not a multimodal model")
         elif prompt > self.behaviour.max_model_len:
             limit = f"This model's maximum context length is {self.behaviour.max_model_len} tokens."
             await exchange.refuse(400, f"{limit} However, your request has {prompt} input tokens.")

@@ -32,6 +32,7 @@ class Behaviour:
     host: str = _flag("127.0.0.1", "address to listen on")
     served_model_name: str = _flag("fake", "the model name that it answers")
     max_model_len: int = _flag(4096, "longest prompt, in words")
+    no_images: bool = _flag(False, "refuse pictures, as the engine of a text model does")
     tokens: int = _flag(8, "tokens of an answer, unless the request wants fewer")
     token_delay_s: float = _flag(0.0, "seconds from one token to the next")
     load_s: float = _flag(0.0, "seconds until it listens")

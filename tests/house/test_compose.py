@@ -1,6 +1,7 @@
-"""The compose set-up agrees with the catalog, the documents and the metrics.
+"""The compose set-up agrees with the catalog and the documents.
 
-What docker-compose.yml must never say: tests/e2e/test_compose_lint.py.
+What docker-compose.yml must never say: tests/e2e/test_compose_lint.py. What the dashboards ask:
+test_monitoring.py.
 """
 
 from __future__ import annotations
@@ -15,13 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from llm_backend.config import load_catalog
 from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind, VllmEngine
-from llm_backend.gateway.endpoints import ENDPOINTS
-from llm_backend.telemetry.metrics import Metrics
-from tests.house.project import Project, no_findings
+from tests.house.project import Project
 
 VALUES = {
     "REDIS_PASSWORD": "x",
@@ -30,20 +28,6 @@ VALUES = {
     "MODELS_DIR": "/models",
 }
 """What the first start generates and finds out."""
-
-VLLM = {
-    "vllm:generation_tokens_total",
-    "vllm:inter_token_latency_seconds_bucket",
-    "vllm:kv_cache_usage_perc",
-    "vllm:num_preemptions_total",
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-    "vllm:prefix_cache_hits_total",
-    "vllm:prefix_cache_queries_total",
-    "vllm:prompt_tokens_total",
-    "vllm:time_to_first_token_seconds_bucket",
-}
-"""Series that vLLM 0.32 was seen to have."""
 
 
 @pytest.fixture(scope="module")
@@ -142,54 +126,6 @@ def test_the_share_of_the_card_in_dotenv_wins_over_the_options_file(
 
 
 # What is watched
-
-
-def queries(project: Project) -> list[str]:
-    folder = project.root / "monitoring" / "grafana" / "dashboards"
-    boards = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return [
-        target["expr"]
-        for board in boards
-        for panel in board["panels"]
-        for target in panel.get("targets", [])
-    ]
-
-
-def test_the_dashboard_asks_only_for_series_that_there_are(
-    project: Project, catalog: Catalog
-) -> None:
-    text = Metrics(list(catalog.models), ENDPOINTS).render().decode()
-    own = {
-        name
-        for family in text_string_to_metric_families(text)
-        for name in ({s.name for s in family.samples} | {family.name})
-    }
-    # Series that appear with their first event.
-    own |= {f"llm_switch_stage_duration_seconds_{part}" for part in ("sum", "count", "bucket")}
-    own.add("llm_model_state_changes_total")
-    asked = {
-        name for query in queries(project) for name in re.findall(r"\b(?:llm_|vllm:)\w+", query)
-    }
-
-    assert len(asked) > 15
-    no_findings(asked - own - VLLM)
-
-
-def test_a_panel_has_a_title_a_place_and_the_provisioned_source(project: Project) -> None:
-    root = project.root / "monitoring" / "grafana"
-    (source,) = yaml.safe_load(
-        (root / "provisioning" / "datasources" / "prometheus.yml").read_text()
-    )["datasources"]
-    for path in (root / "dashboards").glob("*.json"):
-        panels = json.loads(path.read_text())["panels"]
-        assert len({panel["id"] for panel in panels}) == len(panels)
-        places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels]
-        assert len(set(places)) == len(places)
-        for panel in panels:
-            assert panel["title"]
-            if panel["type"] != "row":
-                assert panel["description"]
-                assert panel["datasource"]["uid"] == source["uid"]
 
 
 def test_prometheus_asks_the_gateway_and_the_engines_that_it_names(

@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterable
-from importlib.metadata import packages_distributions
+from importlib.metadata import files, packages_distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -39,17 +39,37 @@ def declared(project: Project) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in (*table["dependencies"], *extras)}
 
 
-def imported(project: Project, files: Iterable[Path]) -> set[str]:
+def imported(project: Project, modules: Iterable[Path]) -> set[str]:
     """Return the distributions that these modules import; a bare name where none is installed."""
     names = {
-        name.partition(".")[0]
-        for path in files
+        name
+        for path in modules
         for node in ast.walk(project.tree(path))
         for name in imports_of(node)
     }
     owners = packages_distributions()
-    third_party = names - set(sys.stdlib_module_names) - {"llm_backend", "tests", "bench"}
-    return {canonicalize_name(owners.get(name, [name])[0]) for name in third_party}
+    ours = {*sys.stdlib_module_names, "llm_backend", "monitoring", "tests", "bench"}
+    return {
+        canonicalize_name(owner_of(name, owners.get(top, [top])))
+        for name in names
+        if (top := name.partition(".")[0]) not in ours
+    }
+
+
+def owner_of(module: str, candidates: list[str]) -> str:
+    """Return which of the distributions that share a top package has this module."""
+    start = module.replace(".", "/")
+    return next(
+        (
+            candidate
+            for candidate in candidates[1:]
+            if any(
+                str(file).startswith((f"{start}/__init__", f"{start}.py"))
+                for file in files(candidate) or ()
+            )
+        ),
+        candidates[0],
+    )
 
 
 def imports_of(node: ast.AST) -> list[str]:
@@ -83,13 +103,17 @@ def test_every_declared_dependency_is_used(project: Project) -> None:
 def test_every_package_for_development_is_used(project: Project) -> None:
     wanted_here = wanted(project.root / "requirements" / "dev.in")
 
-    no_findings(wanted_here - imported(project, project.under("tests", "bench")) - TOOLS.keys())
+    no_findings(
+        wanted_here
+        - imported(project, project.under("monitoring", "tests", "bench"))
+        - TOOLS.keys()
+    )
 
 
 def test_every_import_of_the_tests_is_locked(project: Project) -> None:
     pins = {name for path in project.under("requirements", suffix=".txt") for name in locked(path)}
 
-    no_findings(imported(project, project.under("tests", "bench")) - pins)
+    no_findings(imported(project, project.under("monitoring", "tests", "bench")) - pins)
 
 
 def test_the_locks_hold_what_is_asked_for(project: Project) -> None:
@@ -99,16 +123,20 @@ def test_the_locks_hold_what_is_asked_for(project: Project) -> None:
     for line in project.pyproject["project"]["dependencies"]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(base[canonicalize_name(requirement.name)]), line
-    for name in ("local", "dev"):
+    for name in ("local", "traces", "dev"):
         assert wanted(folder / f"{name}.in") <= locked(folder / f"{name}.txt").keys()
 
 
 def test_the_locks_agree_with_each_other(project: Project) -> None:
-    base, dev = (locked(project.root / "requirements" / f"{name}.txt") for name in ("base", "dev"))
+    folder = project.root / "requirements"
+    dev = locked(folder / "dev.txt")
 
-    assert {name: base[name] for name in base.keys() & dev} == {
-        name: dev[name] for name in base.keys() & dev
-    }
+    for name in ("base", "traces"):
+        lock = locked(folder / f"{name}.txt")
+        both = lock.keys() & dev
+        assert {package: lock[package] for package in both} == {
+            package: dev[package] for package in both
+        }
 
 
 def test_every_pin_is_hashed(project: Project) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_backend import errors
 from llm_backend.gateway.endpoints import ENDPOINTS
-from llm_backend.gateway.routes import control, device, health, openai
+from llm_backend.gateway.routes import console, control, device, health, openai
 from tests.house.project import Project
 
 
@@ -64,9 +64,9 @@ def test_every_other_route_is_in_the_table(project: Project) -> None:
     page = project.text(project.root / "docs" / "reference" / "http-api.md")
     routes = {
         f"{method} {route.path.replace(':path', '')}"
-        for module in (control, device, health, openai)
+        for module in (console, control, device, health, openai)
         for route in module.router.routes
-        for method in route.methods
+        for method in route.methods - {"HEAD"}
     }
 
     inference = {f"POST {path}" for path in ENDPOINTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,17 @@ def _alone(entry: dict[str, Any]) -> list[str]:
 
 
 def start_on_card(
-    home: GatewayHome, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **environment: str
+    home: GatewayHome,
+    models: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Mapping[str, Any] | None = None,
+    /,
+    **environment: str,
 ) -> None:
     """Start a gateway whose catalog has the card."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    home.configure(models)
+    home.configure(models, **(settings or {}))
     path = home.root / "config/models.yaml"
     catalog = yaml.safe_load(path.read_text())
     catalog["devices"]["gpu0"] = {"kind": "cuda", "index": 0}

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import recording_engine
 from tests.harness import ALL, PATIENCE_S, GatewayHome, eventually, fake_model, gateway_home
@@ -108,6 +109,14 @@ def at_rest(home: GatewayHome) -> None:
 
     with client_of(home, headers=home.admin) as http:
         eventually(quiet, within_s=10)
+
+
+def requests_of(home: GatewayHome, **labels: str) -> int:
+    """Return how many requests on inference routes were counted with these labels."""
+    with client_of(home) as http:
+        text = http.get("/metrics").text
+    (family,) = [x for x in text_string_to_metric_families(text) if x.name == "llm_requests"]
+    return sum(int(s.value) for s in family.samples if labels.items() <= s.labels.items())
 
 
 def log_of(home: GatewayHome) -> str:

@@ -115,8 +115,9 @@ def test_memory_in_a_strangers_hands(
         assert f"Held by: sleep (pid {stranger.pid}, 9000 MiB)." in text
     assert card(home)["foreign_mib"] == 9000
     metrics = home.get("/metrics").text
-    assert 'llm_device_foreign_mib{device="gpu0"} 9000.0' in metrics
-    assert f'llm_device_free_mib{{device="gpu0"}} {CARD_MIB - 9000}.0' in metrics
+    for kind, mib in (("total", CARD_MIB), ("free", CARD_MIB - 9000), ("foreign", 9000)):
+        series = f'llm_device_memory_bytes{{device="gpu0",kind="{kind}"}}'
+        assert f"{series} {float(mib * 1024 * 1024)}" in metrics
     assert stranger.poll() is None
 
     device.let_go(stranger.pid)

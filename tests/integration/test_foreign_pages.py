@@ -23,6 +23,7 @@ from tests.integration.gateways import CHAT, log_of, recorder, shared_gateway
 pytestmark = pytest.mark.engine
 
 ADMIN = ["/api/v1/cache/clear", "/api/v1/inference/load", "/api/v1/inference/unload", "/logs/echo"]
+CONSOLE = ["/console", "/console/main.js", "/api/v1/history", "/api/v1/device/lease"]
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -185,7 +186,7 @@ def test_a_page_of_another_site_reaches_nothing(
 ) -> None:
     """Not by our own names, nor by a name of its own that leads here, as after DNS rebinding."""
     before = len(served(unlocked))
-    paths = [CHAT, "/v1/messages", "/tokenize", *ADMIN]
+    paths = [CHAT, "/v1/messages", "/tokenize", *ADMIN, *CONSOLE]
 
     outcomes = visited(page(unlocked, name, paths), tmp_path, "attacker.example")
 

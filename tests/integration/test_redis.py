@@ -148,6 +148,10 @@ def test_no_request_fails(http: httpx2.Client, server: RedisServer, fault: str) 
     try:
         eventually(lambda: new(http) == "miss" and health(http)["status"] == "degraded", 10)
         errors = health(http)["redis_errors"]
+        counted = http.get("/metrics").text.splitlines()
+        assert "llm_cache_breaker_open 1.0" in counted
+        operation = "set" if fault == "full" else "get"
+        assert f'llm_cache_errors_total{{operation="{operation}"}} 0.0' not in counted
         began = time.monotonic()
         assert [new(http) for _ in range(40)] == ["miss"] * 40
         tries = 2 * (1 + (time.monotonic() - began) / 5)
@@ -158,6 +162,7 @@ def test_no_request_fails(http: httpx2.Client, server: RedisServer, fault: str) 
     eventually(lambda: new(http) == "miss" and health(http)["status"] == "ok", 2 * RECOVERY_S)
     assert time.monotonic() - came_back < RECOVERY_S + ROOM_S
     eventually(lambda: new(http) and names(server))
+    assert "llm_cache_breaker_open 0.0" in http.get("/metrics").text.splitlines()
 
 
 def test_flushed_is_only_forgotten(http: httpx2.Client, server: RedisServer) -> None:

@@ -255,8 +255,9 @@ def test_the_metrics_have_every_series_from_the_start(http: httpx2.Client, awake
     text = http.get("/metrics").text
 
     assert 'llm_model_awake{model="echo"} 1.0' in text
-    assert 'llm_requests_total{model="echo",route="/v1/chat/completions",status="2xx"}' in text
-    assert 'llm_requests_total{model="other",route="/rerank",status="5xx"} 0.0' in text
+    chat_of_echo = 'key="anonymous",model="echo",route="/v1/chat/completions",status="2xx"} '
+    assert f'llm_requests_total{{cache="bypass",{chat_of_echo}' in text
+    assert 'model="other",route="/rerank",status="5xx"} 0.0' in text
     assert 'llm_model_state_changes_total{model="first",state="failed"} 0.0' in text
     before = text.count("\n")
     for number in range(20):

@@ -15,8 +15,8 @@ from tests.integration.gateways import (
     CHAT,
     MESSAGES,
     at_rest,
-    client_of,
     fakes,
+    requests_of,
     shared_gateway,
 )
 
@@ -82,14 +82,6 @@ async def drain(stream: Any, seen: list[Any]) -> None:
         seen.extend(stream)
 
 
-def asked(home: GatewayHome, route: str, model: str) -> int:
-    """Return how many requests came on a route for a model."""
-    with client_of(home) as http:
-        text = http.get("/metrics").text
-    start = f'llm_requests_total{{model="{model}",route="{route}",status='
-    return sum(int(float(x.rsplit(" ", 1)[1])) for x in text.splitlines() if x.startswith(start))
-
-
 @pytest.mark.parametrize("model", list(BROKEN))
 async def test_a_broken_chat_stream_raises(home: GatewayHome, oai: Any, model: str) -> None:
     home.load(model)
@@ -120,25 +112,25 @@ async def test_a_broken_message_stream_raises(home: GatewayHome, claude: Any) ->
 
 async def test_a_conflict_is_not_tried_again(home: GatewayHome, oai: Any) -> None:
     home.load("good")
-    before = asked(home, CHAT, "slow")
+    before = requests_of(home, route=CHAT, model="slow")
     patient = oai.with_options(max_retries=2)
     with pytest.raises(openai.ConflictError) as raised:
         await result(patient.chat.completions.create(model="slow", messages=MESSAGES))
     assert raised.value.code == "model_not_active"
     assert "bash scripts/switch_model.sh slow" in raised.value.message
     assert raised.value.response.headers["x-should-retry"] == "false"
-    assert asked(home, CHAT, "slow") == before + 1
+    assert requests_of(home, route=CHAT, model="slow") == before + 1
 
 
 async def test_what_waiting_helps_is_tried_again(home: GatewayHome, oai: Any) -> None:
     home.load("dies")
-    before = asked(home, CHAT, "dies")
+    before = requests_of(home, route=CHAT, model="dies")
     patient = oai.with_options(max_retries=1)
     with pytest.raises(openai.InternalServerError) as raised:
         await result(patient.chat.completions.create(model="dies", messages=MESSAGES))
     assert raised.value.status_code == 503
     assert 1 <= int(raised.value.response.headers["retry-after"]) <= 120
-    assert asked(home, CHAT, "dies") == before + 2
+    assert requests_of(home, route=CHAT, model="dies") == before + 2
 
 
 async def test_an_engine_that_takes_too_long(home: GatewayHome, oai: Any) -> None:

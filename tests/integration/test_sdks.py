@@ -20,9 +20,9 @@ from tests.harness import REPOSITORY, GatewayHome
 from tests.integration.gateways import (
     MESSAGES,
     at_rest,
-    client_of,
     key_of,
     key_setting,
+    requests_of,
     shared_gateway,
 )
 
@@ -286,14 +286,15 @@ class TestAnthropic:
         count = await result(claude.messages.count_tokens(model=LONG, messages=PLAIN))
         assert 10 < count.input_tokens < 60
 
-        before = failures(home, "/v1/messages/count_tokens", WIDE)
+        refused_here = {"route": "/v1/messages/count_tokens", "model": WIDE, "status": "4xx"}
+        before = requests_of(home, **refused_here)
         refused = await error(
             anthropic.ConflictError,
             lambda: claude.messages.count_tokens(model=WIDE, messages=PLAIN),
         )
         assert f"bash scripts/switch_model.sh {WIDE}" in refused.message
         assert refused.response.headers["x-should-retry"] == "false"
-        assert failures(home, "/v1/messages/count_tokens", WIDE) == before + 1, "no retries"
+        assert requests_of(home, **refused_here) == before + 1, "no retries"
 
     async def test_models(self, claude: Any) -> None:
         assert [model.id for model in await items(claude.models.list())] == [LONG, WIDE]
@@ -334,14 +335,6 @@ class TestAnthropic:
             anthropic.NotFoundError, lambda: claude.models.retrieve("nobody", extra_headers=named)
         )
         assert missing.response.headers["x-request-id"] == "my-id-2"
-
-
-def failures(home: GatewayHome, route: str, model: str) -> int:
-    """Return how many requests on a route were refused."""
-    with client_of(home) as http:
-        text = http.get("/metrics").text
-    start = f'llm_requests_total{{model="{model}",route="{route}",status="4xx"}} '
-    return sum(int(float(x.rsplit(" ", 1)[1])) for x in text.splitlines() if x.startswith(start))
 
 
 async def test_asking_for_another_model_amid_an_answer(home: GatewayHome) -> None:

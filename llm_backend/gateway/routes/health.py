@@ -47,5 +47,5 @@ async def metrics(service: Service) -> Response:
 
 @router.get("/metrics/engines")
 async def engines(service: Service) -> JSONResponse:
-    """The containers of the engines that are awake, as Prometheus discovers targets by HTTP."""
+    """The engines that are awake and export metrics, as Prometheus discovers targets by HTTP."""
     return JSONResponse(service.reporter.scrape_targets())

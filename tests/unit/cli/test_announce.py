@@ -69,8 +69,9 @@ def test_the_places_are_those_of_the_record(
     announce(Terminal(), project, record, project.model("tiny"))
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:6] == [
+    assert lines[1:7] == [
         "  API      http://127.0.0.1:7001/v1",
+        "  Console  http://127.0.0.1:7001/console",
         "  Docs     http://127.0.0.1:7001/docs",
         "  Health   http://127.0.0.1:7001/health",
         "  Metrics  http://127.0.0.1:7001/metrics",

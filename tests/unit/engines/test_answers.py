@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llm_backend.engines.answers import error_from, scrub
+from llm_backend.engines.answers import error_from, scrub, unquoted
 from llm_backend.errors import (
     EngineBroke,
     InvalidRequest,
@@ -174,3 +174,23 @@ def test_a_body_that_is_no_json_object_does_no_harm(body: bytes) -> None:
 )
 def test_addresses_paths_and_tracebacks_go(message: str, clean: str) -> None:
     assert scrub(message) == clean
+
+
+PROMPT = "My number is 555 0123, and my name is Ada Lovelace."
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (f"Bad input: {PROMPT} was given", "Bad input: … was given"),
+        ("Bad input 'my name is Ada Lovelace'.", "Bad input '…'."),
+        (f"{PROMPT}", "…"),
+        ("temperature must be a number", "temperature must be a number"),
+        ("'Ada Lovelace' is no role", "'Ada Lovelace' is no role"),
+        (PROMPT[:19], PROMPT[:19]),
+        ("", ""),
+    ],
+)
+def test_the_words_of_a_client_are_left_out(message: str, told: str) -> None:
+    asked = PROMPT.replace(" ", "\n", 2)
+    assert unquoted(message, asked) == told

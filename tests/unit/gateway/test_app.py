@@ -41,8 +41,11 @@ class BrokenPipeline:
         raise ZeroDivisionError
 
 
-async def ask(api: ASGIApp, path: str, method: str = "GET") -> list[Any]:
+async def ask(
+    api: ASGIApp, path: str, method: str = "GET", told: list[str] | None = None
+) -> list[Any]:
     sent: list[Any] = []
+    refused = [].append if told is None else told.append
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -59,7 +62,7 @@ async def ask(api: ASGIApp, path: str, method: str = "GET") -> list[Any]:
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "extensions": {CONNECTION: Connection()},
     }
-    await Gateway(GUARD, BrokenPipeline(), api)(scope, receive, send)  # type: ignore[arg-type]  # broken on purpose
+    await Gateway(GUARD, BrokenPipeline(), api, refused)(scope, receive, send)  # type: ignore[arg-type]  # broken on purpose
     return sent
 
 
@@ -98,6 +101,8 @@ async def test_an_error_of_the_tree_is_the_answer() -> None:
     async def api(scope: Scope, receive: Receive, send: Send) -> None:
         raise DeviceBusy("The memory is taken.", retry_after_s=3)
 
-    sent = await ask(api, "/status")
+    told: list[str] = []
+    sent = await ask(api, "/status", told=told)
     assert shown(sent)[:2] == (503, "gpu_busy")
+    assert told == ["gpu_busy"]
     assert dict(sent[0]["headers"])[b"retry-after"] == b"3"

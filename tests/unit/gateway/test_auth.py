@@ -92,6 +92,12 @@ def test_where_asking_is_open_any_key_will_do_but_not_for_orders() -> None:
             OPEN.authorise(headers, "admin")
 
 
+def test_a_request_comes_under_one_of_these_names() -> None:
+    assert OPEN.authorise(bearer("o-key"), "infer") in OPEN.names
+    assert OPEN.authorise({}, "infer") in OPEN.names
+    assert ANONYMOUS not in CLOSED.names
+
+
 @given(st.binary())
 def test_no_other_key_opens_anything(key: bytes) -> None:
     headers = {b"authorization": b"Bearer " + key}

@@ -36,6 +36,14 @@ def test_the_bounds_are_those_that_are_given() -> None:
     assert BoundedProtocol.head_bytes == 32 * 1024
 
 
+async def test_refusals_are_told_of() -> None:
+    told: list[str] = []
+    async with served(bounded_protocol(1000, 0.5, 0.5, told.append)) as rig, rig.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\nx: " + b"x" * 2000)
+        assert (await client.ended()).startswith(b"HTTP/1.1 431 ")
+    assert told == ["headers_too_large"]
+
+
 # Slow and endless senders
 
 

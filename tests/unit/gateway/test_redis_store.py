@@ -237,7 +237,8 @@ async def test_a_stopped_redis(server: RedisServer, store: RedisStore, clock: Cl
                 await keep(store, key, answer())
             with pytest.raises(ServiceError, match="Redis did not forget"):
                 await store.clear()
-        assert store.errors == 6, "three reads and three writes, then nobody is let through"
+        # Three reads and three writes, then nobody is let through.
+        assert (store.errors, store.read_errors, store.write_errors) == (6, 3, 3)
         assert [line["event"] for line in logs] == ["cache_off"] * 2
     finally:
         server.start()

@@ -28,9 +28,20 @@ def test_an_engine_in_a_container_is_a_target() -> None:
     ]
 
 
-def test_a_process_is_none_nor_is_a_server_elsewhere() -> None:
-    process = (spec("here", kind="vllm"), engine("here", "4711", "127.0.0.1", 40001))
+def test_a_process_is_one_for_a_prometheus_on_the_same_machine() -> None:
+    vllm = (spec("a", kind="vllm"), engine("a", "4711", "127.0.0.1", 40001))
+    counted = spec("b", kind="command", argv=["x"], progress_metric="x_total")
+    command = (counted, engine("b", "4712", "127.0.0.1", 40002))
+
+    assert targets([vllm, command]) == [
+        {"targets": ["127.0.0.1:40001"], "labels": {"model": "a"}},
+        {"targets": ["127.0.0.1:40002"], "labels": {"model": "b"}},
+    ]
+
+
+def test_what_is_not_known_to_export_metrics_is_none() -> None:
+    command = (spec("here", kind="command", argv=["x"]), engine("here", "1", "127.0.0.1", 40001))
     elsewhere = spec("there", kind="external", base_url="http://there:8000")
 
-    assert targets([process, (elsewhere, engine("there", "", "there", 8000))]) == []
+    assert targets([command, (elsewhere, engine("there", "", "there", 8000))]) == []
     assert targets([]) == []

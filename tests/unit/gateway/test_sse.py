@@ -16,6 +16,7 @@ from llm_backend.errors import EngineBroke, EngineGone
 from llm_backend.gateway.sse import (
     EVENT_LIMIT,
     PING,
+    Opening,
     StreamKind,
     StreamWatch,
     aborted,
@@ -332,6 +333,46 @@ def test_a_start_that_is_missing_is_put_there(kind: StreamKind, events: bytes, s
     added = given.removesuffix(events)
     assert added.count(b"event: ") == start
     assert start == 0 or b'"model":"a"' in added
+
+
+# The first output
+
+
+ROLE = events({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+NO_ROLE = events({"choices": [{"delta": {"role": "assistant", "content": None}}]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "output"),
+    [
+        ("chat", ROLE, events(chunk(content="a"))),
+        ("chat", NO_ROLE, events(chunk(content='"'))),
+        ("chat", comment("waiting"), b'data: {"choices": [{"text": "a"}]}\n\n'),
+        ("chat", ROLE, events({"choices": [{"delta": {"reasoning_content": "Hm"}}]})),
+        ("chat", ROLE, events({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]})),
+        ("messages", PING, b'data: {"type":"content_block_delta"}\n\n'),
+        (
+            "responses",
+            b'data: {"type":"response.created"}\n\n',
+            b'event: response.output_text.delta\ndata: {"delta":"a"}\n\n',
+        ),
+    ],
+)
+def test_the_first_output_ends_the_opening(kind: StreamKind, before: bytes, output: bytes) -> None:
+    noted: list[bool] = []
+    opening = Opening(kind, "a", "id-1", lambda: noted.append(True))
+    assert opening.take(before).endswith(before)
+    assert (opening.over, noted) == (False, [])
+    assert opening.take(output) == output
+    assert (opening.over, noted) == (True, [True])
+
+
+@pytest.mark.parametrize("name", ["chat", "completions", "messages", "responses", "vLLM chat"])
+def test_every_recorded_stream_has_output(name: str) -> None:
+    noted: list[bool] = []
+    opening = Opening(SAMPLES[name].kind, "a", "id-1", lambda: noted.append(True))
+    opening.take(SAMPLES[name].stream)
+    assert noted == [True]
 
 
 def test_anthropic_s_helper_takes_the_start_that_was_put_there() -> None:

@@ -175,3 +175,36 @@ class TestRungs:
         assert self.sleeper(state=State.ASLEEP, rung=2).next_rung({}, 0.0) == 2
         assert self.sleeper(state=State.AWAKE).next_rung({}, 0.0) == 1
         assert Entry(Needs("b", "gpu0", 1)).next_rung({}, 0.0) is None
+
+
+def test_what_held_a_request_up() -> None:
+    entry = Entry(model("a"))
+    entry.enter(State.STARTING, 10.0)
+    entry.enter(State.AWAKE, 20.0)
+
+    assert entry.held_up(since=5.0) == "switch"
+    assert entry.held_up(since=21.0) == "engine_busy"
+
+
+@pytest.mark.parametrize("end", [State.FAILED, State.STOPPING])
+def test_a_device_lease_is_to_blame_for_one_turn(end: State) -> None:
+    entry = Entry(model("a"), was_lent=True)
+    entry.enter(State.STARTING, 10.0)
+    if end is State.STOPPING:
+        entry.enter(State.AWAKE, 20.0)
+        assert entry.held_up(since=5.0) == "lease"
+        assert entry.held_up(since=21.0) == "engine_busy"
+    entry.enter(end, 30.0)
+    entry.enter(State.STARTING, 40.0)
+    entry.enter(State.AWAKE, 50.0)
+
+    assert entry.held_up(since=35.0) == "switch"
+
+
+def test_where_the_weights_are() -> None:
+    where = {state: Entry(model("a"), state=state, rung=2).residency for state in State}
+    awake = {State.AWAKE, State.DRAINING}
+
+    assert {state for state, residency in where.items() if residency == "awake"} == awake
+    assert where[State.ASLEEP] == "asleep-2"
+    assert where[State.STARTING] == where[State.FAILED] == "stopped"

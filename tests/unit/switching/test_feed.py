@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -46,6 +47,16 @@ async def test_a_reader_that_waits_is_woken() -> None:
         await asyncio.sleep(0)
         feed.publish("step", step="load")
         assert await waiting == Notice("step", {"step": "load"})
+
+
+async def test_readers_are_counted_while_they_read() -> None:
+    feed = Feed()
+    with feed.listening(print), feed.subscribed():
+        with contextlib.suppress(ZeroDivisionError), feed.subscribed():
+            assert feed.readers == 2
+            raise ZeroDivisionError
+        assert feed.readers == 1
+    assert feed.readers == 0
 
 
 async def test_a_slow_reader_loses_the_oldest() -> None:

@@ -96,6 +96,7 @@ async def test_an_engine_that_ends_before_it_is_ready(bench: Bench) -> None:
     with pytest.raises(EngineStartFailed, match="exited with status 1 before it was ready"):
         await task
     assert bench.keeper.engine is None
+    assert bench.steps.count("exited") == 1
 
 
 async def test_an_engine_that_dies_of_its_first_request(bench: Bench) -> None:
@@ -144,6 +145,7 @@ async def test_an_engine_that_ends_by_itself(bench: Bench) -> None:
     assert isinstance(told, Broke)
     assert "killed by SIGKILL while it was awake" in str(told.error)
     assert told.error.log_tail == ("the last words of a",)
+    assert bench.steps[-1] == "exited"
     # Until the switcher has applied it, leases on this engine may still be granted.
     assert bench.keeper.engine is not None
 
@@ -154,4 +156,5 @@ async def test_an_engine_that_hangs(bench: Bench) -> None:
     told = await bench.keeper.watch(lambda: True)
     assert isinstance(told, Hung)
     assert "hung: asked for one token, no answer within 0.1 s" in str(told.error)
+    assert bench.steps[-1] == "hung"
     assert bench.keeper.engine is not None, "it is still to be ended"

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from llm_backend.engines.base import EngineKind
-from llm_backend.runtimes.base import Engine
+from llm_backend.runtimes.base import Engine, Exit
 from llm_backend.switching.probe import EngineProbe
-from llm_backend.switching.watch import WatchRules, until_hung
+from llm_backend.switching.watch import WatchRules, manner_of, until_hung
 from tests.unit.switching.loopback import PATIENCE_S, EngineServer
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +101,17 @@ async def test_an_engine_without_a_counter_is_asked_as_often(bench: Bench) -> No
     await bench.asked("/v1/completions", 2)
     assert "/metrics" not in bench.server.asked
     await ended(task)
+
+
+@pytest.mark.parametrize(
+    ("reason", "line", "manner"),
+    [
+        ("exited with status 1", "ValueError: no such option", "exited"),
+        ("killed by SIGKILL (out of memory?)", "INFO: ready", "exited"),
+        ("killed by SIGKILL: out of memory", "INFO: ready", "oom"),
+        ("exited with status 1", "torch.OutOfMemoryError: CUDA out of memory. Tried", "oom"),
+        ("exited with status 1", "ggml_backend_cuda_buffer: cudaMalloc failed", "oom"),
+    ],
+)
+def test_how_an_engine_ended(reason: str, line: str, manner: str) -> None:
+    assert manner_of(Exit(1, reason), ["INFO: starting", line]) == manner

@@ -57,6 +57,41 @@ def test_people_get_text() -> None:
     assert "{" not in text.splitlines()[0]
 
 
+SECRETS = """
+import sys
+import structlog
+from llm_backend.telemetry.logs import configure, defect
+configure(sys.argv[1], sys.argv[2])
+log = structlog.get_logger("x")
+def answer(prompt, headers):
+    raise ValueError(f"cannot read {prompt!r}")
+def serve():
+    body = "my " + "prompt"
+    answer(body, {"authorization": "my " + "key"})
+try:
+    serve()
+except ValueError as error:
+    log.error("request_defect", **defect(error))
+try:
+    answer("a " + "name", {"authorization": "my " + "key"})
+except ValueError:
+    log.exception("other_defect")
+"""
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_traceback_shows_no_variables_and_a_defect_of_a_request_not_even_what_it_says(
+    style: str,
+) -> None:
+    command = [sys.executable, "-c", SECRETS, "debug", style]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "my prompt" not in told
+    assert "my key" not in told
+    assert "cannot read 'a name'" in told
+    assert told.count("ValueError") >= 2
+    assert "<string>:8 answer" in told
+
+
 def test_the_level() -> None:
     assert [json.loads(x)["event"] for x in lines("debug", "json")] == ["quiet", "loud", "defect"]
     assert [json.loads(x)["event"] for x in lines("error", "json")] == ["defect"]
