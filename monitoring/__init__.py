@@ -1,0 +1,1 @@
+"""What watches the product: rules for Prometheus, dashboards for Grafana."""

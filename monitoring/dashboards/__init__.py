@@ -1,0 +1,1 @@
+"""Grafana's dashboards, from Python: `make dashboards` writes them to `monitoring/grafana`."""
