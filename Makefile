@@ -12,6 +12,8 @@ STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
 PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
+# Whole files go to two workers: most of these tests wait for processes, not for the processor.
+SHARED := -n 2 --dist loadfile
 SHELL_FILES := $(wildcard scripts/*.sh config/redis/*.sh tests/e2e/ground/*.sh) .ci/run .ci/step
 PROSE := llm_backend monitoring tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
@@ -49,13 +51,13 @@ spelling:
 test: unit contract vllm integration docker ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
-	@$(STEP) "unit, model, house" 5 $(PYTEST) tests/unit tests/model tests/house
+	@$(STEP) "unit, model, house" 4 $(PYTEST) $(SHARED) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
 	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
 
 integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
-	@$(STEP) integration 18 $(PYTEST) -m "not vllm and not docker" tests/integration
+	@$(STEP) integration 19 $(PYTEST) $(SHARED) -m "not vllm and not docker" tests/integration
 
 patience: $(SDKS) ## the official SDKs through a load of eleven minutes
 	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py

@@ -16,6 +16,7 @@ from llm_backend.switching.entry import Claim
 from llm_backend.switching.estimates import CAREFUL
 from llm_backend.switching.forecast import START
 from llm_backend.switching.lease import Lease
+from llm_backend.switching.residency import WAYS_UP
 from llm_backend.switching.states import State
 from llm_backend.switching.switcher import Switcher
 
@@ -136,8 +137,8 @@ class Admission:
         if self.switcher.entries[lease.model].turn_since < lease.since:
             return {"queue": lease.waited_s}
         # The model came up meanwhile. Of a start that was under way before, all is told.
-        durations = self.switcher.durations(lease.model)
-        steps = {step: durations[step][-1] for step in START if durations.get(step)}
+        took = self.switcher.keeper(lease.model).steps_s
+        steps = {step: took[step] for step in (*START, *WAYS_UP.values()) if step in took}
         return {"queue": max(0.0, lease.waited_s - sum(steps.values())), **steps}
 
 

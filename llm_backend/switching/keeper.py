@@ -81,6 +81,7 @@ class EngineKeeper:
         step: The step that is under way; None between switches.
         step_since: When it began, on the event loop's clock.
         progress: What the engine last told of its load.
+        steps_s: Seconds of each step of its latest way up.
     """
 
     def __init__(self, launch: Launch, tools: Tools) -> None:
@@ -91,6 +92,7 @@ class EngineKeeper:
         self.step: str | None = None
         self.step_since = 0.0
         self.progress: Progress | None = None
+        self.steps_s: dict[str, float] = {}
         self._tools = tools
         self._starting: asyncio.Task[Engine] | None = None
         self._stop_s = launch.spec.timeouts.stop_s
@@ -130,7 +132,7 @@ class EngineKeeper:
             DeviceBusy: its memory is not free; it sleeps on if it slept, which `rung` tells.
             LLMBackendError: it could not be brought up; nothing of it is left.
         """
-        rung = self.rung
+        self.steps_s, rung = {}, self.rung
         if rung is not None and await self._wake(rung):
             return False
         await self._start()
@@ -364,6 +366,7 @@ class EngineKeeper:
         self._begin(stage)
         yield
         seconds = loop.time() - began
+        self.steps_s[stage] = seconds
         self._tools.history.add(self.model, stage, seconds)
         self._tools.feed.publish(
             "step", model=self.model, step=f"{stage}_done", elapsed_s=round(seconds, 3)

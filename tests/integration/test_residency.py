@@ -124,7 +124,10 @@ def test_a_model_comes_back_from_its_sleep(
     held = house.home.get("/health").json()["devices"]["gpu0"]
     assert held["free_mib"] == CARD_MIB - AWAKE_MIB - ASLEEP_MIB[level]
 
-    assert house.text("a", user="again") == first
+    answer = house.home.chat("a", temperature=0, user="again")
+    assert answer.json()["choices"][0]["message"]["content"] == first
+    assert f"wake_{level};dur=" in answer.headers["server-timing"]
+    assert "load" not in answer.headers["server-timing"]
     assert house.residency("a") == "awake"
     assert [house.home.starts(model) for model in "ab"] == [1, 1]
     assert house.failures() == {}
