@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pexpect
 import pytest
@@ -23,16 +23,12 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[1-7][0-9;]*m")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-FOREIGN: Final = {"NO_COLOR", "COLUMNS", "LINES"}
-
-
 class Screen:
     """A program on a terminal of its own, and what it has written so far."""
 
     def __init__(self, shell: Shell, *arguments: str, size: tuple[int, int], **more: str) -> None:
         environment: Any = {
-            # Another terminal's size may be in the environment, if only through readline.
-            **{k: v for k, v in shell.environment.items() if k not in FOREIGN},
+            **{k: v for k, v in shell.environment.items() if k != "NO_COLOR"},
             "TERM": "xterm-256color",
             # This terminal does not answer where its cursor is.
             "PROMPT_TOOLKIT_NO_CPR": "1",
