@@ -51,7 +51,7 @@ spelling:
 test: unit contract vllm integration docker ## every tier of tests
 
 unit: ## unit tests, the scheduler's model, the rules of the house
-	@$(STEP) "unit, model, house" 5 $(PYTEST) $(SHARED) tests/unit tests/model tests/house
+	@$(STEP) "unit, model, house" 4 $(PYTEST) $(SHARED) tests/unit tests/model tests/house
 
 contract: ## one suite for every runtime
 	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
@@ -77,7 +77,7 @@ endif
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
-	  $(STEP) Docker 16 $(PYTEST) -m docker tests/contract tests/e2e; \
+	  $(STEP) Docker 17 $(PYTEST) -m docker tests/contract tests/e2e; \
 	elif [[ "$(CI)" == @(true|1) ]]; then \
 	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
 	else \
