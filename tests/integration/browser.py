@@ -27,6 +27,9 @@ needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe is not installed: m
 SHOTS = "CONSOLE_SCREENSHOTS"
 """Names the directory that screenshots are kept in; by default the test's own."""
 
+RESTLESS = r"net::ERR_NETWORK_CHANGED"
+"""Containers of others come and go, and their interfaces with them; the page copes."""
+
 REFUSED = r"Failed to load resource: the server responded with a status of"
 GONE = r"Failed to load resource: net::|net::ERR_"
 
@@ -51,7 +54,7 @@ class Visit:
 
     page: Page
     home: GatewayHome
-    expected: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=lambda: [RESTLESS])
     complaints: list[str] = field(default_factory=list)
 
     def listen(self) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route, expect
 
 from tests.harness import GatewayHome
-from tests.integration.browser import Visit, browser, needs_chromium, visiting
+from tests.integration.browser import GONE, Visit, browser, needs_chromium, visiting
 from tests.integration.gateways import fakes, shared_gateway
 
 pytestmark = [pytest.mark.engine, needs_chromium]
@@ -225,3 +225,23 @@ def test_code_in_an_answer_gets_a_block(visit: Visit) -> None:
 )
 def test_numbers_as_people_read_them(visit: Visit, call: str, shown: str) -> None:
     assert visit.page.evaluate(f"import('/console/format.js').then(m => m.{call})") == shown
+
+
+def test_a_part_that_does_not_come_is_asked_for_again(chromium: Browser, home: GatewayHome) -> None:
+    failures = iter([True])
+
+    def fail_once(route: Route) -> None:
+        route.abort("connectionreset") if next(failures, False) else route.continue_()
+
+    with visiting(chromium, home) as visit:
+        visit.expected.append(GONE)
+        visit.page.route("**/console/explain.js", fail_once)
+        visit.open()
+
+
+def test_a_page_that_stays_incomplete_says_so(chromium: Browser, home: GatewayHome) -> None:
+    with visiting(chromium, home) as visit:
+        visit.expected.append(GONE)
+        visit.page.route("**/console/explain.js", lambda route: route.abort("connectionreset"))
+        visit.page.goto(home.url + "/console")
+        expect(visit.page.locator("#link-text")).to_have_text("Incomplete: load the page again")

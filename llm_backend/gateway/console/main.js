@@ -117,3 +117,4 @@ $("unlock").addEventListener("click", () => keyDialog.open(live.why, "infer"));
 setInterval(render, 1000);
 render();
 live.run();
+document.documentElement.dataset.complete = "yes";
