@@ -12,8 +12,9 @@ STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
 PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
-# Whole files go to two workers: most of these tests wait for processes, not for the processor.
-SHARED := -n 2 --dist loadfile
+# Whole files go to two workers: most of these tests wait for processes, not for the processor. In
+# their own order: else those with few tests, the longest ones, would come last, one beside nothing.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 SHELL_FILES := $(wildcard scripts/*.sh config/redis/*.sh tests/e2e/ground/*.sh) .ci/run .ci/step
 PROSE := llm_backend monitoring tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
