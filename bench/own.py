@@ -19,7 +19,7 @@ from bench.processes import Missing, lives, running, thaw
 from bench.targets import KEY, MODEL, Place, Target, clean_environment
 from bench.waiting import eventually, is_listening, post
 from llm_backend import __version__
-from llm_backend.cli.project import ROOT_VARIABLE
+from llm_backend.config.root import ROOT_VARIABLE
 from llm_backend.runtimes.marks import STATE_VARIABLE
 from llm_backend.runtimes.ports import free_port
 

@@ -37,12 +37,14 @@ from llm_backend.errors import (
     ServiceError,
     SetupError,
     ShuttingDown,
+    StructuredOutputInvalid,
     SwitchSuperseded,
     WrongMediaType,
 )
 
 if TYPE_CHECKING:
-    from llm_backend.client import LLMClient
+    from llm_backend.client import LLMClient, LLMClientSync
+    from llm_backend.inference import InferenceService
 
 __version__ = "0.1.0"
 
@@ -61,12 +63,14 @@ __all__ = [
     "Forbidden",
     "ForeignHost",
     "HeadersTooLarge",
+    "InferenceService",
     "InternalError",
     "InvalidJSON",
     "InvalidKey",
     "InvalidRequest",
     "LLMBackendError",
     "LLMClient",
+    "LLMClientSync",
     "MethodNotAllowed",
     "ModelNotActive",
     "ModelNotFound",
@@ -80,6 +84,7 @@ __all__ = [
     "ServiceError",
     "SetupError",
     "ShuttingDown",
+    "StructuredOutputInvalid",
     "SwitchSuperseded",
     "WrongMediaType",
     "__version__",
@@ -88,8 +93,13 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name == "LLMClient":
-            from llm_backend.client import LLMClient  # noqa: PLC0415  # httpx2 takes 100 ms
+        # httpx2 takes 100 ms, and the switcher with all that it drives half a second.
+        if name in {"LLMClient", "LLMClientSync"}:
+            from llm_backend import client  # noqa: PLC0415  # see above
 
-            return LLMClient
+            return getattr(client, name)
+        if name == "InferenceService":
+            from llm_backend.inference import InferenceService  # noqa: PLC0415  # see above
+
+            return InferenceService
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,7 +37,8 @@ next (`hint`), the offending parameter (`param`) and how long waiting helps (`re
     │   ├── ConfigError              a file or variable is wrong: names file, line, key
     │   ├── DownloadError            weights could not be fetched or verified
     │   └── AlreadyRunning           another gateway holds the device
-    └── ConnectionFailed             raised by the client: no answer came back
+    ├── ConnectionFailed             raised by the client: no answer came back
+    └── StructuredOutputInvalid      raised by the client: the answer is not what was asked for
 """
 
 from __future__ import annotations
@@ -337,3 +338,19 @@ class ConnectionFailed(LLMBackendError):
     status = 0
     type = "connection_error"
     code = "connection_failed"
+
+
+class StructuredOutputInvalid(LLMBackendError):
+    """Raised by the client: the model's answer is not what the schema asks for.
+
+    Attributes:
+        answer: What the model answered, the last time that it was asked.
+    """
+
+    status = 0
+    type = "structured_output_error"
+    code = "structured_output_invalid"
+
+    def __init__(self, message: str, *, answer: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.answer = answer

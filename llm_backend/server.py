@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,34 +20,21 @@ import uvicorn
 
 from llm_backend import __version__
 from llm_backend.config import check, load_catalog, refuse
-from llm_backend.config.catalog import Catalog, RuntimeKind
+from llm_backend.config.catalog import Catalog
 from llm_backend.config.settings import Settings
+from llm_backend.core import build_core, lock_dir
 from llm_backend.errors import SetupError
 from llm_backend.gateway.auth import admin_key
 from llm_backend.gateway.edge import Edge, build_edge
 from llm_backend.gateway.protocol import BoundedProtocol, bounded_protocol
 from llm_backend.gateway.record import Note
-from llm_backend.gateway.roster import Drivers, capacity_of, fleet_of, launches_of
-from llm_backend.gpu.base import GpuProbe
-from llm_backend.gpu.nvml import NvmlProbe
-from llm_backend.gpu.system import Probes, SystemProbe
 from llm_backend.replay.recorder import ArrivalRecorder
 from llm_backend.runtimes import logfile
 from llm_backend.runtimes.locks import gateway_lock
-from llm_backend.runtimes.process import ProcessRuntime
-from llm_backend.switching.events import Rules
-from llm_backend.switching.feed import Feed, Listener
-from llm_backend.switching.history import DoubtFile, History, WantedFile, write_json
-from llm_backend.switching.keeper import Launch, Tools
-from llm_backend.switching.lending import LoanFile
-from llm_backend.switching.memory import MemoryGate, engines_of
-from llm_backend.switching.probe import EngineProbe
-from llm_backend.switching.residency import HOST
-from llm_backend.switching.switcher import Switcher
-from llm_backend.switching.watch import WatchRules
+from llm_backend.switching.feed import Listener
+from llm_backend.switching.history import write_json
 from llm_backend.telemetry import logs
 from llm_backend.telemetry.traces import tracing
-from llm_backend.weights.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -56,20 +43,22 @@ SHUTDOWN_GRACE_S = 30
 
 KEEP_ALIVE_S = 75
 
-RESERVE = 8
-"""One of so many places in the queue is for keys with few requests in it, if there are several."""
-
 LOG_LIMIT = 32 * 1024 * 1024
 """Bytes of the gateway's own log file; as much again is kept of what was before."""
 
 
 def run(
-    settings: Settings, *, log_path: Path | None = None, listeners: Sequence[Listener] = ()
+    settings: Settings,
+    *,
+    catalog: Catalog | None = None,
+    log_path: Path | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> int:
     """Run the gateway until SIGTERM or SIGINT; return the exit status.
 
     Args:
         settings: Everything that can be set.
+        catalog: All models; by default those of the file that the settings name.
         log_path: Where the gateway's output goes, if to a file; for the run record.
         listeners: Told of every state change and step, before anything else happens.
 
@@ -77,7 +66,7 @@ def run(
         SetupError: it cannot run like this; the message is for a person.
     """
     logs.configure(settings.logs.level, settings.logs.format)
-    catalog = load_catalog(settings.catalog)
+    catalog = load_catalog(settings.catalog) if catalog is None else catalog
     refuse(check(settings, catalog))
     with gateway_lock(lock_dir(settings)), _listening(settings) as listener:
         address = Address.of(listener, settings)
@@ -92,11 +81,6 @@ def uvicorn_runner() -> asyncio.Runner:
     except ImportError:
         return asyncio.Runner()
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
-def lock_dir(settings: Settings) -> Path:
-    """Return the directory of the kernel locks: one for all gateways that share a device."""
-    return settings.lock_dir or settings.state_dir / "locks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,26 +211,13 @@ async def _parts(settings: Settings, catalog: Catalog) -> AsyncIterator[Edge]:
     """Build everything; on leaving, release it in the reverse order."""
     async with contextlib.AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(tracing(settings.telemetry.otlp_endpoint))
-        nvml = NvmlProbe(catalog.devices)
-        stack.callback(nvml.close)
-        devices = Probes([nvml, SystemProbe(catalog.devices)])
-        drivers = _drivers(settings)
-        for runtime in drivers.runtimes.values():
-            stack.push_async_callback(runtime.close)
-        store = Store(settings.models_dir)
-        launches, unavailable = launches_of(catalog, drivers, store, devices)
-        probe = EngineProbe()
-        stack.push_async_callback(probe.close)
-        history = History(settings.state_dir / "history.json")
-        history.load()
-        switcher = _switcher(settings, catalog, launches, devices, probe, history)
-        stack.push_async_callback(switcher.close)
-        fleet = fleet_of(catalog, [x.spec.id for x in launches], unavailable)
+        core = await stack.enter_async_context(build_core(settings, catalog))
         arrivals = await stack.enter_async_context(_arrivals(settings))
         if tracer is not None:
             hear = tracer.hear
-            stack.enter_context(switcher.feed.listening(lambda n: hear(n.kind, n.data)))
-        edge = build_edge(settings, fleet, switcher, devices, arrivals, tracer)
+            listener = core.switcher.feed.listening(lambda n: hear(n.kind, n.data))
+            stack.enter_context(listener)
+        edge = build_edge(settings, core.fleet, core.switcher, core.devices, arrivals, tracer)
         yield await stack.enter_async_context(edge)
 
 
@@ -262,79 +233,6 @@ async def _arrivals(settings: Settings) -> AsyncIterator[Note | None]:
         yield recorder.note
 
 
-def _drivers(settings: Settings) -> Drivers:
-    state_dir, locks = settings.state_dir, lock_dir(settings)
-    if settings.setup == "compose":
-        from llm_backend.runtimes.docker import DockerRuntime  # noqa: PLC0415  # the SDK takes 0.2 s
-
-        docker = DockerRuntime(settings.docker.host, state_dir, locks)
-        return Drivers({RuntimeKind.DOCKER: docker}, settings.docker.image)
-    return Drivers({RuntimeKind.PROCESS: ProcessRuntime(state_dir, locks)})
-
-
-def _switcher(
-    settings: Settings,
-    catalog: Catalog,
-    launches: Sequence[Launch],
-    devices: GpuProbe,
-    probe: EngineProbe,
-    history: History,
-) -> Switcher:
-    switching, limits = settings.switching, settings.limits
-    capacity = {name: capacity_of(catalog, devices, name) for name in catalog.devices}
-    known = {name: mib for name, mib in capacity.items() if mib is not None}
-    rules = rules_of(settings, {**known, HOST: _sleep_ram_mib(settings)})
-    watch = WatchRules(switching.stall_s, switching.probe_s)
-    preload = catalog.find(switching.preload) if switching.preload else None
-    doubts = DoubtFile(settings.state_dir / "asleep.json")
-    doubts.load()
-    return Switcher(
-        launches,
-        concurrency={
-            x.spec.id: x.spec.concurrency or limits.concurrency_per_model for x in launches
-        },
-        rules=rules,
-        tools=Tools(
-            MemoryGate(devices, catalog.devices, engines_of(settings.state_dir)),
-            probe,
-            Feed(),
-            history,
-            watch,
-            doubts,
-        ),
-        wanted=WantedFile(settings.state_dir / "wanted.json"),
-        loans=LoanFile(settings.state_dir / "device-leases.json"),
-        preload=preload.id if preload else None,
-    )
-
-
-def _sleep_ram_mib(settings: Settings) -> int:
-    given = settings.switching.sleep_ram_mib
-    return psutil.virtual_memory().total // 2**21 if given is None else given
-
-
-def rules_of(settings: Settings, capacity: Mapping[str, int]) -> Rules:
-    """Return what the scheduler goes by.
-
-    Args:
-        settings: Everything that can be set.
-        capacity: MiB that may be reserved, by device; a device not named is not limited.
-    """
-    switching, limits = settings.switching, settings.limits
-    return Rules(
-        queue_limit=limits.queue,
-        queue_reserve=limits.queue // RESERVE if len(settings.keys) > 1 else 0,
-        mode=switching.mode,
-        drain_s=switching.drain_timeout_s or limits.request_timeout_s,
-        unwanted_load=switching.unwanted_load,
-        restore_previous=switching.restore_previous,
-        capacity=capacity,
-        policy=switching.policy,
-        max_wait_s=switching.max_wait_s,
-        batch_max_wait_s=switching.batch_max_wait_s,
-    )
-
-
 @contextlib.contextmanager
 def _run_record(settings: Settings, address: Address, log_path: Path | None) -> Iterator[None]:
     """Tell the CLI where this gateway is; gone again when it stops."""
@@ -344,7 +242,7 @@ def _run_record(settings: Settings, address: Address, log_path: Path | None) -> 
         "create_time": psutil.Process().create_time(),
         "url": address.url,
         "version": __version__,
-        "setup": "compose" if settings.setup == "compose" else "local",
+        "setup": settings.runs_as,
         "log": str(log_path) if log_path else None,
         "started": time.time(),
     }

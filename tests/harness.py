@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 PATIENCE_S = 60.0
 """How long a slow machine may take for what is not measured."""
 
-ALL = ["chat", "completions", "responses", "messages", "embeddings", "tokenize"]
+ALL = ["chat", "completions", "responses", "messages", "embeddings", "tokenize", "vision"]
 
 
 def eventually(

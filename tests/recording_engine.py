@@ -1,6 +1,7 @@
 """An engine that answers every POST with what it was asked: `python tests/recording_engine.py PORT`.
 
-The answer has the path, the headers by lower-case name, and the body in base64.
+The answer has the path, the headers by lower-case name, and the body in base64. It is one of
+chat, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         shown = base64.b64encode(body).decode()
-        self._answer({"path": self.path, "headers": headers, "body": shown})
+        choice = {"index": 0, "message": {"content": shown}, "finish_reason": "stop"}
+        about = {"path": self.path, "headers": headers, "body": shown}
+        self._answer({**about, "choices": [choice]})
 
     def _answer(self, value: dict[str, Any]) -> None:
         content = json.dumps(value).encode()

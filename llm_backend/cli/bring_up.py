@@ -13,15 +13,18 @@ import psutil
 import llm_backend
 from llm_backend.cli.control import Control, RunRecord, find_gateway
 from llm_backend.cli.ports import port_holder, port_is_free
-from llm_backend.cli.project import ROOT_VARIABLE, Project
+from llm_backend.cli.project import Project
 from llm_backend.cli.take_down import KILL_S, POLL_S, TERM_S, end_process
 from llm_backend.cli.terminal import Report
+from llm_backend.config.root import ROOT_VARIABLE
 from llm_backend.errors import SetupError
 from llm_backend.runtimes import logfile
 
 READY_S = 60.0
 """How long a gateway may take from its launch until it answers."""
 TAIL_LINES = 15
+MODEL_VARIABLE = "LLM_MODEL_ID"
+"""Has `serve` serve one model that is in no catalog."""
 PROGRAM = (sys.executable, "-m", "llm_backend")
 
 
@@ -49,17 +52,23 @@ def bring_up(project: Project, setup: str, report: Report) -> RunRecord:
 
 
 def _spawn(project: Project, setup: str) -> subprocess.Popen[bytes]:
-    log = project.gateway_log
+    log, port = project.gateway_log, str(project.settings.server.port)
     with os.fdopen(logfile.open_new(log), "ab") as output:
         return subprocess.Popen(
-            [*PROGRAM, "serve", "--setup", setup, "--log-file", str(log)],
+            [*PROGRAM, "serve", "--setup", setup, "--port", port, "--log-file", str(log)],
             cwd=Path(llm_backend.__file__).parents[1],  # where -m finds this package
-            env={**os.environ, ROOT_VARIABLE: str(project.root)},
+            env=_environment(project),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _environment(project: Project) -> dict[str, str]:
+    # LLM_MODEL_ID would have it serve that model instead of the catalog.
+    inherited = {name: text for name, text in os.environ.items() if name != MODEL_VARIABLE}
+    return {**inherited, ROOT_VARIABLE: str(project.root)}
 
 
 def _wait_until_live(

@@ -122,13 +122,18 @@ def require_gateway(state_dir: Path) -> RunRecord:
     return record
 
 
+def admin_key(state_dir: Path) -> str | None:
+    """Return the key with the scope `admin`; None where none is readable."""
+    try:
+        return (state_dir / "admin.key").read_text().strip()
+    except OSError:
+        return None
+
+
 def admin_headers(state_dir: Path) -> dict[str, str]:
     """Return the header that proves the scope `admin`; empty where no key is readable."""
-    try:
-        key = (state_dir / "admin.key").read_text().strip()
-    except OSError:
-        return {}
-    return {"Authorization": f"Bearer {key}"}
+    key = admin_key(state_dir)
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 class Control:

@@ -93,7 +93,7 @@ def fetch(terminal: Terminal, project: Project, spec: ModelSpec) -> str:
     if not isinstance(spec.weights, HubWeights):
         raise _not_on_the_hub(spec, store)
     try:
-        path = _fetch(terminal, spec, spec.weights, store)
+        path = bring(terminal, spec.id, spec.weights, store)
     except KeyboardInterrupt:
         terminal.note(f"What came in is kept. To go on: llm-backend download {spec.id}")
         raise
@@ -101,10 +101,15 @@ def fetch(terminal: Terminal, project: Project, spec: ModelSpec) -> str:
     return path
 
 
-def _fetch(terminal: Terminal, spec: ModelSpec, weights: HubWeights, store: Store) -> str:
+def bring(terminal: Terminal, title: str, weights: HubWeights, store: Store) -> str:
+    """Fetch weights from the hub, with a bar, and return where they are; at once if they are.
+
+    Raises:
+        DownloadError: they could not be fetched or verified; what came in is kept.
+    """
     from llm_backend.weights import hub  # noqa: PLC0415  # its libraries cost half a second
 
-    with terminal.progress(spec.id) as report:
+    with terminal.progress(title) as report:
 
         def show(progress: hub.DownloadProgress) -> None:
             left_s = (progress.total - progress.done) / max(progress.bytes_per_s, 1)

@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llm_backend.cli.options import Setup
 from llm_backend.cli.project import Project
 from llm_backend.cli.setups import RUNTIMES
 from llm_backend.config.catalog import HubWeights, LlamaCppEngine, ModelSpec, VllmEngine
+from llm_backend.config.settings import Setup
 from llm_backend.engines import llamacpp, plan_for
 from llm_backend.errors import EngineStartFailed
 from llm_backend.gpu.base import GpuSnapshot
@@ -119,7 +119,7 @@ class Machine:
     def _engine_obstacle(self, spec: ModelSpec, setup: Setup, *, here: bool) -> str | None:
         """Say what keeps a model's engine from being launched; None where nothing does."""
         if isinstance(spec.weights, HubWeights) and not here:
-            return _program_obstacle(spec, setup)
+            return program_obstacle(spec, setup)
         runtime = next(kind for kind in spec.runtimes if kind in RUNTIMES[setup])
         try:
             plan_for(spec, self._store, runtime)
@@ -135,7 +135,7 @@ def runtime_obstacle(spec: ModelSpec, setup: Setup) -> str | None:
     return f"it runs on {' or '.join(spec.runtimes)}, which the set-up {setup} does not have."
 
 
-def _program_obstacle(spec: ModelSpec, setup: Setup) -> str | None:
+def program_obstacle(spec: ModelSpec, setup: Setup) -> str | None:
     """Say what program an engine lacks, before gigabytes of weights are fetched for it."""
     if setup != "local":
         return None

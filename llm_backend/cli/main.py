@@ -13,9 +13,11 @@ import typer
 
 import llm_backend
 from llm_backend.cli.cache import clear
+from llm_backend.cli.chat import chat
 from llm_backend.cli.config import check
 from llm_backend.cli.doctor import doctor
 from llm_backend.cli.download import download
+from llm_backend.cli.generate import generate
 from llm_backend.cli.lease import give, leases, take
 from llm_backend.cli.logs import logs
 from llm_backend.cli.models import models
@@ -55,6 +57,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     top,
     models,
     switch,
+    generate,
+    chat,
     download,
     logs,
     replay,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from llm_backend.cli.control import Control, find_gateway
 from llm_backend.cli.machine import Machine, Offer
-from llm_backend.cli.options import AsJson, Setup
+from llm_backend.cli.options import AsJson
 from llm_backend.cli.project import Project, open_project
-from llm_backend.cli.setups import Choice, choose
+from llm_backend.cli.setups import RUNTIMES, Choice, choose
 from llm_backend.cli.terminal import Terminal, mib, yes_no
+from llm_backend.config.settings import Setup
 from llm_backend.errors import LLMBackendError
 
 HEADINGS = ("MODEL", "FOR", "SIZE", "RUNTIME", "FITS", "DOWNLOADED", "STATE")
@@ -70,8 +71,9 @@ def present_setup(project: Project, machine: Machine) -> Choice:
         SetupError: the settings demand compose and it cannot run here.
     """
     record = find_gateway(project.state_dir)
-    if record is not None and record.setup in {"local", "compose"}:
-        return Choice("compose" if record.setup == "compose" else "local", "it runs")
+    ran = next((setup for setup in RUNTIMES if record and setup == record.setup), None)
+    if ran is not None:
+        return Choice(ran, "it runs")
     return choose(project.settings.setup, project.root, lambda: machine.gpus)
 
 

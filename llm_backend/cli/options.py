@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from llm_backend.cli.project import open_project
+from llm_backend.config.settings import Setup
 from llm_backend.errors import LLMBackendError
-
-Setup = Literal["local", "compose"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SetupOption = Annotated[
     Setup | None,
     typer.Option(
         "--setup",
-        help="How engines run: local (processes of this machine) or compose (containers). "
-        "By default compose where Docker, an NVIDIA GPU and docker-compose.yml are there.",
+        help="How engines run: local (processes of this machine), compose (containers) or "
+        "external (servers that others run, and no engine here). By default compose where "
+        "Docker, an NVIDIA GPU and docker-compose.yml are there, else local.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")]

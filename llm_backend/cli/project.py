@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import llm_backend
 from llm_backend.config import Catalog, Settings, load_catalog, load_settings
 from llm_backend.config.catalog import ModelSpec
+from llm_backend.config.root import find_root
 from llm_backend.engines.base import file_name
-from llm_backend.errors import ConfigError, ModelNotFound
-
-ROOT_VARIABLE = "LLM_BACKEND_ROOT"
-MARK = Path("config") / "models.yaml"
-"""What a directory must hold to be the root of a project."""
+from llm_backend.errors import ModelNotFound
 
 
 @dataclass(frozen=True)
@@ -89,34 +85,3 @@ def open_project(
     environ = os.environ if environ is None else environ
     root = find_root(environ, Path.cwd())
     return Project(root, load_settings(root, flags or {}, environ))
-
-
-def find_root(environ: Mapping[str, str], cwd: Path) -> Path:
-    """Return the directory that holds `config/`.
-
-    In this order: `LLM_BACKEND_ROOT`, the current directory and those above it, the checkout
-    that this package was loaded from.
-
-    Raises:
-        ConfigError: none of them holds `config/models.yaml`.
-    """
-    named = environ.get(ROOT_VARIABLE)
-    if named:
-        return _named_root(Path(named).expanduser())
-    own = Path(llm_backend.__file__).resolve().parents[1]
-    for directory in (cwd, *cwd.parents, own):
-        if (directory / MARK).is_file():
-            return directory
-    raise ConfigError(
-        f"No {MARK} in {cwd}, nor in a directory above it.",
-        hint=f"Go to the checkout of llm-backend, or set {ROOT_VARIABLE} to its path.",
-    )
-
-
-def _named_root(root: Path) -> Path:
-    if (root / MARK).is_file():
-        return root.resolve()
-    raise ConfigError(
-        f"{ROOT_VARIABLE} is {str(root)!r}, and there is no {MARK} in it.",
-        hint=f"Set it to the checkout of llm-backend: the directory that holds {MARK.parent}/.",
-    )

@@ -14,6 +14,7 @@ from llm_backend.cli.options import AsJson
 from llm_backend.cli.project import open_project
 from llm_backend.cli.terminal import Terminal, duration
 from llm_backend.config import Settings
+from llm_backend.core import rules_of
 from llm_backend.errors import SetupError
 from llm_backend.replay import chart
 from llm_backend.replay.profile import Profile, load_profile, profile_names
@@ -21,7 +22,6 @@ from llm_backend.replay.result import Result, Waits
 from llm_backend.replay.shipped import SHIPPED, shipped_trace
 from llm_backend.replay.simulate import Conditions, simulate
 from llm_backend.replay.trace import Trace, read_trace
-from llm_backend.server import rules_of
 
 
 class Policy(StrEnum):

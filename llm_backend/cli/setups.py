@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_backend.cli import docker
-from llm_backend.cli.options import Setup
 from llm_backend.config.catalog import RuntimeKind
+from llm_backend.config.settings import Setup
 from llm_backend.errors import SetupError
 from llm_backend.gpu.base import GpuSnapshot
 
@@ -24,6 +24,7 @@ LOCAL_INSTEAD = "Without containers: llm-backend start --setup local"
 RUNTIMES: dict[Setup, frozenset[RuntimeKind]] = {
     "local": frozenset({RuntimeKind.PROCESS, RuntimeKind.EXTERNAL}),
     "compose": frozenset({RuntimeKind.DOCKER, RuntimeKind.EXTERNAL}),
+    "external": frozenset({RuntimeKind.EXTERNAL}),
 }
 
 
@@ -59,13 +60,15 @@ def choose(wanted: str, root: Path, gpus: Callable[[], Sequence[GpuSnapshot]]) -
     one to a container, and the start asks it.
 
     Args:
-        wanted: `local`, `compose` or `auto`.
+        wanted: `local`, `compose`, `external` or `auto`.
         root: The project.
         gpus: Reads the NVIDIA GPUs of this machine.
 
     Raises:
         SetupError: compose is wanted and something it needs is missing.
     """
+    if wanted == "external":
+        return Choice("external", "as asked for")
     if wanted == "local":
         return Choice("local", "as asked for")
     missing = next((check for check in compose_checks(root, gpus) if not check.ok), None)

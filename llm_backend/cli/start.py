@@ -28,6 +28,7 @@ from llm_backend.cli.take_down import turn
 from llm_backend.cli.terminal import Terminal
 from llm_backend.config import check, refuse
 from llm_backend.config.catalog import ModelSpec
+from llm_backend.config.settings import Setup
 from llm_backend.errors import AlreadyRunning, LLMBackendError, SetupError
 
 FOREGROUND_PATIENCE_S = 10.0
@@ -95,6 +96,15 @@ class Start:
         if record is not None:
             self._say_already_runs(record)
             return
+        self._start(*self.prepare())
+
+    def prepare(self) -> tuple[Setup, ModelSpec]:
+        """Return set-up and first model, once its weights are here.
+
+        Raises:
+            SetupError: nothing can run here, or the weights could not be fetched.
+            ModelNotFound: the catalog has not the model named, or it cannot run here.
+        """
         machine = Machine(self.project)
         choice = choose(self.project.settings.setup, self.project.root, lambda: machine.gpus)
         self.terminal.say(f"Set-up: {choice.setup} ({choice.reason.rstrip('.')}).")
@@ -102,9 +112,9 @@ class Start:
         spec = first_model(self.project, offers, self.model, ask=self.ask)
         if not offers[spec.id].downloaded:
             fetch(self.terminal, self.project, spec)
-        self._start(choice.setup, spec)
+        return choice.setup, spec
 
-    def _start(self, setup: str, spec: ModelSpec) -> None:
+    def _start(self, setup: Setup, spec: ModelSpec) -> None:
         """Bring everything up and stay where we should; Ctrl-C at any moment ends it all again."""
         ours = False
         try:
@@ -114,7 +124,7 @@ class Start:
                     self._say_already_runs(record)
                     return
                 ours = True
-                record = self._bring_up(setup)
+                record = self.bring_up(setup)
             self.terminal.say(f"The gateway runs ({record.where}).")
             self._go_on(record, spec)
         except KeyboardInterrupt:
@@ -128,7 +138,8 @@ class Start:
         with turn(self.project.state_dir):
             end_all(self.terminal, self.project, FOREGROUND_PATIENCE_S)
 
-    def _bring_up(self, setup: str) -> RunRecord:
+    def bring_up(self, setup: Setup) -> RunRecord:
+        """Start the gateway and wait until it answers; whoever calls has the `turn`."""
         with self.terminal.progress("gateway") as report:
             if setup == "compose":
                 return Stack(self.project).up(report)

@@ -117,8 +117,15 @@ def load(terminal: Terminal, project: Project, record: RunRecord, spec: ModelSpe
         ConnectionFailed: the gateway does not answer.
     """
     deadline_s = switch_deadline_s(project.settings, spec)
-    with terminal.progress(spec.id) as report:
-        return asyncio.run(_load(record, project.state_dir, spec.id, deadline_s, report))
+    return load_named(terminal, project, record, spec.id, deadline_s)
+
+
+def load_named(
+    terminal: Terminal, project: Project, record: RunRecord, model: str, deadline_s: float
+) -> JSONObject:
+    """Have the gateway load a model that this catalog may not have; as `load` does."""
+    with terminal.progress(model) as report:
+        return asyncio.run(_load(record, project.state_dir, model, deadline_s, report))
 
 
 def switch_deadline_s(settings: Settings, spec: ModelSpec) -> float:

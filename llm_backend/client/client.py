@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import httpx2
 
 from llm_backend.client.address import resolve_key, resolve_root
-from llm_backend.client.failures import HTTPAnswer, malformed, parse
-from llm_backend.client.messages import Messages, as_list
-from llm_backend.client.results import ChatCompletion, Health, Model, Status, SwitchResult
+from llm_backend.client.chat import ChatClient
+from llm_backend.client.failures import HTTPAnswer, parse
+from llm_backend.client.results import Health, Model, Status, SwitchResult
 from llm_backend.client.retries import Retries, Sleep
-from llm_backend.client.stream import ChatStream, OnWait, read_chunks
 from llm_backend.client.transport import Request, Transport
 from llm_backend.client.view import View
-from llm_backend.errors import ConfigError, InvalidJSON, InvalidRequest, LLMBackendError
-from llm_backend.wire import JSONObject, decode_object, encode
+from llm_backend.errors import ConfigError, InvalidJSON, LLMBackendError
+from llm_backend.wire import decode_object
 
 CONTROL_TIMEOUT_S: Final = 10.0
 """Questions that no engine answers take no longer than this."""
-
-_CHAT: Final = "/v1/chat/completions"
 
 
 class _ModelList(View):
     data: tuple[Model, ...]
 
 
-class LLMClient:
+class LLMClient(ChatClient):
     """The async client of the gateway.
 
     `chat`, `stream`, `generate` and `models` work with any server that speaks the OpenAI API.
@@ -74,11 +71,10 @@ class LLMClient:
             raise ConfigError(f"timeout_s must be above 0, not {timeout_s!r}.")
         if max_retries < 0:
             raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}.")
-        self._timeout_s = timeout_s
+        retries = Retries(max_retries, sleep)
+        self._transport = Transport(resolve_root(base_url), resolve_key(api_key), retries)
+        super().__init__(self._transport, timeout_s)
         self._control_s = min(timeout_s, CONTROL_TIMEOUT_S)
-        self._transport = Transport(
-            resolve_root(base_url), resolve_key(api_key), Retries(max_retries, sleep)
-        )
 
     def __repr__(self) -> str:
         return f"LLMClient({self._transport.root!r})"
@@ -98,76 +94,6 @@ class LLMClient:
     async def close(self) -> None:
         """Close the connections that `async with` keeps; a later call opens new ones."""
         await self._transport.close()
-
-    async def chat(
-        self, messages: Messages, model: str | None = None, **params: Any
-    ) -> ChatCompletion:
-        """Ask for a whole answer.
-
-        Args:
-            messages: A text, or messages as the API has them.
-            model: Id or alias; by default the awake model, else the catalog's default.
-            params: Other fields of the request, such as `temperature` or `max_tokens`.
-
-        Example:
-            answer = await client.chat("Name a prime.", temperature=0)
-            answer.choices[0].message.content == answer["choices"][0]["message"]["content"]
-
-        Raises:
-            LLMBackendError: what the server said, by its code.
-            ConnectionFailed: no answer came.
-        """
-        if params.get("stream"):
-            raise InvalidRequest(
-                "chat() returns one whole answer, so stream=True is not for it.",
-                hint="Call stream() instead.",
-                param="stream",
-            )
-        response = await self._post(_CHAT, _chat_body(messages, model, params))
-        completion = parse(ChatCompletion, response.content, response)
-        if not completion.choices:
-            raise malformed(response, "a ChatCompletion", "choices is empty.")
-        return completion
-
-    def stream(
-        self,
-        messages: Messages,
-        model: str | None = None,
-        *,
-        on_wait: OnWait | None = None,
-        **params: Any,
-    ) -> ChatStream:
-        """Ask for an answer in chunks, as the model writes it.
-
-        The request is sent when the first chunk is asked for. Once a stream is open nothing is
-        repeated: one that breaks, or ends without saying so, raises.
-
-        Args:
-            messages: A text, or messages as the API has them.
-            model: Id or alias; by default the awake model, else the catalog's default.
-            on_wait: Told what the request waits for before the first chunk, such as
-                `loading qwen-14b, about 12 s left`.
-            params: Other fields of the request.
-
-        Example:
-            async for chunk in client.stream("Tell me a story.", on_wait=print):
-                print(chunk.text, end="", flush=True)
-
-        Raises (while iterating):
-            LLMBackendError: what the server said, by its code.
-            ConnectionFailed: no answer came, or not all of it.
-        """
-        body = _chat_body(messages, model, {**params, "stream": True})
-        request = Request("POST", _CHAT, self._timeout_s, encode(body))
-        return ChatStream(read_chunks(self._transport.open(request), self._timeout_s, on_wait))
-
-    async def generate(self, messages: Messages, model: str | None = None, **params: Any) -> str:
-        """Ask for a whole answer and return its text; takes what `chat` takes.
-
-        Example:
-            print(await client.generate("What is two and two?"))
-        """
-        return (await self.chat(messages, model, **params)).text
 
     async def health_check(self) -> Health:
         """Return how the gateway fares; never raises for a gateway that is not well.
@@ -215,14 +141,6 @@ class LLMClient:
 
     async def _get(self, path: str) -> httpx2.Response:
         return await self._transport.call(Request("GET", path, self._control_s))
-
-    async def _post(self, path: str, body: JSONObject) -> httpx2.Response:
-        return await self._transport.call(Request("POST", path, self._timeout_s, encode(body)))
-
-
-def _chat_body(messages: Messages, model: str | None, params: JSONObject) -> JSONObject:
-    named = {} if model is None else {"model": model}
-    return {**named, "messages": as_list(messages), **params}
 
 
 def _unwell(error: LLMBackendError) -> Health:

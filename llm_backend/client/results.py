@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_backend.client.view import View
+from llm_backend.errors import InvalidJSON, StructuredOutputInvalid
+from llm_backend.wire import JSONObject, decode_object
 
 
 class FunctionCall(View):
@@ -16,12 +18,46 @@ class FunctionCall(View):
 
 
 class ToolCall(View):
-    """One tool call; in a stream it comes in parts, told apart by `index`."""
+    """One tool call; in a stream it comes in parts, told apart by `index`.
+
+    Example:
+        >>> function = {"name": "weather", "arguments": '{"city": "Псков"}'}
+        >>> call = ToolCall({"id": "call-1", "function": function})
+        >>> call.name, call.arguments
+        ('weather', {'city': 'Псков'})
+        >>> call.result("4 °C")
+        {'role': 'tool', 'tool_call_id': 'call-1', 'content': '4 °C'}
+    """
 
     id: str = ""
     index: int = 0
     type: str = "function"
     function: FunctionCall = FunctionCall({})
+
+    @property
+    def name(self) -> str:
+        """The function that is to be called."""
+        return self.function.name
+
+    @property
+    def arguments(self) -> JSONObject:
+        """The arguments, decoded.
+
+        Raises:
+            StructuredOutputInvalid: they are not a JSON object, as when the answer was cut off.
+        """
+        text = self.function.arguments
+        try:
+            return decode_object(text.encode()) if text.strip() else {}
+        except InvalidJSON as error:
+            raise StructuredOutputInvalid(
+                f"The arguments of {self.name!r} are not a JSON object: {error.message}",
+                answer=text,
+            ) from None
+
+    def result(self, content: str) -> JSONObject:
+        """Return the message that tells the model what the call came to."""
+        return {"role": "tool", "tool_call_id": self.id, "content": content}
 
 
 class Message(View):
@@ -29,7 +65,13 @@ class Message(View):
 
     role: str = "assistant"
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered; engines have two names for it."""
+        return self.reasoning_content or self.get("reasoning") or ""
 
 
 class Choice(View):
@@ -69,6 +111,11 @@ class ChatCompletion(View):
     def text(self) -> str:
         """What the first choice says; empty where the model called a tool instead."""
         return (self.choices[0].message.content or "") if self.choices else ""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the first choice wants made."""
+        return self.choices[0].message.tool_calls if self.choices else ()
 
 
 class ChunkChoice(View):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 import httpx2
 
@@ -15,6 +15,8 @@ from llm_backend.client.results import ChatChunk
 from llm_backend.client.sse import Comment, Event, EventDecoder
 from llm_backend.errors import LLMBackendError
 
+Item = TypeVar("Item")
+
 OnWait = Callable[[str], None]
 """Told, in a line for people, what a request waits for."""
 
@@ -22,27 +24,25 @@ _DONE: Final = b"[DONE]"
 _DRAIN_S: Final = 1.0
 
 
-class ChatStream:
-    """The chunks of one answer, as they come.
+Part = Comment | ChatChunk
+"""A chunk, or a comment before the first one: what the request waits for."""
 
-    The request is sent when the first chunk is asked for. Iterate to the end, or use it as an
+
+class Stream(Generic[Item]):
+    """Items of one answer, as they come.
+
+    The request is sent when the first one is asked for. Iterate to the end, or use it as an
     async context manager, which closes the connection when left early; the engine then stops.
-
-    Example:
-        async with client.stream("Count to a thousand.") as chunks:
-            async for chunk in chunks:
-                if "7" in chunk.text:
-                    break
     """
 
-    def __init__(self, chunks: AsyncGenerator[ChatChunk, None]) -> None:
-        self._chunks = chunks
+    def __init__(self, items: AsyncGenerator[Item, None]) -> None:
+        self._items = items
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ChatChunk:
-        return await anext(self._chunks)
+    async def __anext__(self) -> Item:
+        return await anext(self._items)
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,15 +57,36 @@ class ChatStream:
 
     async def close(self) -> None:
         """Close the connection, wherever the answer is."""
-        await self._chunks.aclose()
+        await self._items.aclose()
+
+
+class ChatStream(Stream[ChatChunk]):
+    """The chunks of one answer, as they come; see `Stream`.
+
+    Example:
+        async with client.stream("Count to a thousand.") as chunks:
+            async for chunk in chunks:
+                if "7" in chunk.text:
+                    break
+    """
 
 
 async def read_chunks(
-    answer: AbstractAsyncContextManager[httpx2.Response],
-    silence_s: float,
-    on_wait: OnWait | None,
+    parts: AsyncGenerator[Part, None], on_wait: OnWait | None
 ) -> AsyncGenerator[ChatChunk, None]:
-    """Yield the chunks of a chat stream; comments before the first one go to `on_wait`.
+    """Yield the chunks among the parts of a stream; what it waits for goes to `on_wait`."""
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, ChatChunk):
+                yield part
+            elif on_wait is not None:
+                on_wait(part.text)
+
+
+async def read_parts(
+    answer: AbstractAsyncContextManager[httpx2.Response], silence_s: float
+) -> AsyncGenerator[Part, None]:
+    """Yield the chunks of a chat stream, and the comments before the first one.
 
     Raises:
         LLMBackendError: what an error event says.
@@ -76,8 +97,8 @@ async def read_chunks(
         started = False
         async for event in events:
             if isinstance(event, Comment):
-                if on_wait is not None and event.text and not started:
-                    on_wait(event.text)
+                if event.text and not started:
+                    yield event
             elif event.data == _DONE:
                 await _drain(events)
                 return

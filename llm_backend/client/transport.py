@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import httpx2
@@ -15,6 +15,9 @@ from llm_backend.client.address import is_loopback
 from llm_backend.client.failures import Failure, answered, unanswered
 from llm_backend.client.retries import Retries
 from llm_backend.errors import ConnectionFailed
+
+Headers = Mapping[str, str]
+"""Names and values of HTTP headers."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
@@ -31,6 +34,7 @@ class Request:
         path: Path below the gateway's address.
         timeout_s: The longest that all tries together may take, in seconds.
         body: JSON, for a POST.
+        headers: Sent beside the client's own.
         repeat: Whether it may be sent again.
     """
 
@@ -38,6 +42,7 @@ class Request:
     path: str
     timeout_s: float
     body: bytes | None = None
+    headers: Headers = field(default_factory=dict)
     repeat: bool = True
 
 
@@ -169,7 +174,8 @@ class Transport:
     async def _try(
         self, http: httpx2.AsyncClient, request: Request, *, whole: bool
     ) -> httpx2.Response | Failure:
-        headers = {"content-type": "application/json"} if request.body else None
+        json = {"content-type": "application/json"} if request.body else {}
+        headers = {**json, **request.headers}
         message = http.build_request(
             request.method, self.root + request.path, content=request.body, headers=headers
         )

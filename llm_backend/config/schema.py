@@ -63,21 +63,26 @@ def _catalog() -> Iterator[str]:
     places: Mapping[str, Shape] = {
         "The file": top,
         "`devices.NAME`": top.follow(("devices", "NAME")),
-        **dict(_places("`models.ID`", top.follow(("models", "ID")))),
+        **dict(_places("models.ID", top.follow(("models", "ID")))),
     }
     for title, shape in places.items():
         yield f"#### {title}"
         yield "\n".join(_keys(shape))
 
 
-def _places(title: str, shape: Shape) -> Iterator[tuple[str, Shape]]:
+def _places(path: str, shape: Shape, which: str = "") -> Iterator[tuple[str, Shape]]:
     """Yield a mapping and those inside it, each kind of a mapping that has kinds by itself."""
     if shape.keys:
-        yield title, shape
+        yield f"`{path}`{which}", shape
     for tag in shape.kinds:
-        yield f"{title} with `{shape.tag}: {tag}`", shape.follow((tag,))
+        yield from _places(path, shape.follow((tag,)), f" with `{shape.tag}: {tag}`")
     for key in shape.keys:
-        yield from _places(f"{title[:-1]}.{key}`", shape.follow((key,)))
+        child = shape.follow((key,))
+        yield from _places(f"{path}.{key}", child)
+        for name, place in (("", 0), (".NAME", "NAME")):  # of a list, of a mapping with free keys
+            entry = child.follow((place,))
+            if entry.keys and not child.keys:
+                yield from _places(f"{path}.{key}{name}", entry, ", each")
 
 
 def _keys(shape: Shape) -> Iterator[str]:

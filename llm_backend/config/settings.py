@@ -22,6 +22,7 @@ from llm_backend.config.base import (
 )
 
 Scope = Literal["infer", "admin"]
+Setup = Literal["local", "compose", "external"]
 
 HostName = Annotated[
     str,
@@ -228,8 +229,9 @@ class TelemetrySettings(Strict):
 class Settings(Located):
     """Everything that is not about one model."""
 
-    setup: Literal["auto", "local", "compose"] = "auto"
-    """`local` runs engines as processes, `compose` as containers, `auto` finds out."""
+    setup: Literal["auto", "local", "compose", "external"] = "auto"
+    """`local` runs engines as processes, `compose` as containers, `external` runs none and uses
+    servers that others run, as all can beside their own; `auto` takes local or compose."""
     state_dir: Path = Path("~/.local/state/llm-backend")
     """Where logs, the admin key and the records of running engines are."""
     lock_dir: Path | None = None
@@ -256,3 +258,8 @@ class Settings(Located):
     """How the gateway logs."""
     telemetry: TelemetrySettings = TelemetrySettings()
     """What the gateway tells others of itself, beside its log and `/metrics`."""
+
+    @property
+    def runs_as(self) -> Setup:
+        """The set-up of a gateway with these settings: a choice that nobody made is local."""
+        return "local" if self.setup == "auto" else self.setup

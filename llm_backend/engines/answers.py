@@ -7,6 +7,9 @@ no addresses, no paths, no tracebacks, and not much of it.
 from __future__ import annotations
 
 import re
+import time
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import orjson
@@ -41,7 +44,7 @@ _UNKNOWN_MODEL: Final = re.compile(
 )
 
 
-def error_from(status: int, body: bytes) -> LLMBackendError:
+def error_from(status: int, body: bytes, after: bytes | None = None) -> LLMBackendError:
     """Return the error that an engine's answer stands for.
 
     The same for an error event in a stream: `status` is then the code that the event carries.
@@ -49,12 +52,14 @@ def error_from(status: int, body: bytes) -> LLMBackendError:
     Args:
         status: HTTP status of the answer.
         body: What came with it: JSON of vLLM, llama.cpp or another server, or anything else.
+        after: Its header `Retry-After`, if it had one.
     """
     answer = _inner(body)
     message = _message(answer)
     if status in {429, 503}:
         return Overloaded(
-            "The engine takes no more requests just now.", retry_after_s=_BUSY_RETRY_S
+            "The engine takes no more requests just now.",
+            retry_after_s=_seconds(after) or _BUSY_RETRY_S,
         )
     if status in {401, 403}:
         return EngineBroke(
@@ -66,10 +71,24 @@ def error_from(status: int, body: bytes) -> LLMBackendError:
     if status in {405, 501}:
         return NotSupported(_shown("The engine of this model cannot do that", message))
     if not 400 <= status < 500:
-        return EngineBroke(f"The engine failed on the request ({status}).")
+        return EngineBroke(
+            f"The engine failed on the request ({status}).", retry_after_s=_seconds(after)
+        )
     return _too_long(answer, message) or InvalidRequest(
         _shown("The engine refused the request", message), param=_param(answer)
     )
+
+
+def _seconds(after: bytes | None) -> float | None:
+    """Return the seconds that a `Retry-After` stands for: a number of them, or a date."""
+    text = (after or b"").decode("latin-1").strip()
+    if text.isdecimal() and text.isascii():
+        return float(text[:9])
+    with suppress(ValueError):
+        until = parsedate_to_datetime(text)
+        # The header names a time of day: the monotonic clock knows none.
+        return max(1.0, until.timestamp() - time.time())
+    return None
 
 
 def _inner(body: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -28,6 +28,78 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Helper:
+    """A process that an engine needs beside itself.
+
+    Attributes:
+        name: What it is called; unique in its engine.
+        argv: Its command line; `{port}` and `{NAME.port}` in it are replaced at the start.
+        port: Its port; 0 lets the runtime choose a free one at each start.
+        ready_path: GET on it answers 200 when it is ready; None where an open port will do.
+        start_s: Seconds that it has for that.
+        env: Variables for it alone.
+        cwd: Its working directory; None for the engine's.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    port: int = 0
+    ready_path: str | None = None
+    start_s: float = 60.0
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that somebody else runs.
+
+    Attributes:
+        host: Where it listens.
+        port: Its port.
+        tls: Whether it speaks HTTPS.
+        key: Bearer key that it wants.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How servers that somebody else runs are asked whether they can serve.
+
+    Attributes:
+        paths: What GET is tried on, in this order; the next where a server has no such route.
+        interval_s: Seconds from one question to the next.
+        deadline_s: Seconds that the answer may take.
+    """
+
+    paths: tuple[str, ...] = ("/health", "/v1/models")
+    interval_s: float = 5.0
+    deadline_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthProbe:
+    """Where one line about an engine's health is read.
+
+    Attributes:
+        name: What the line is called.
+        helper: The helper to ask; None for the engine itself.
+        path: GET on it answers 200 when all is well; None where an open port will do.
+        field: A field of the answer whose value is the line; None for "ok".
+    """
+
+    name: str
+    helper: str | None = None
+    path: str | None = None
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """Everything a runtime needs to start one engine, and nothing about how.
 
@@ -40,8 +112,10 @@ class LaunchPlan:
         argv: Command line of a process engine; `{port}` in it is replaced at the start.
         env: Variables added to the environment of a process engine.
         cwd: Working directory of a process engine.
+        helpers: Processes that a process engine needs, in the order of their start.
         container: Name of the container of a docker engine.
-        key: Bearer key that an external engine wants.
+        replicas: More servers of an external engine; any of them can answer a request.
+        upkeep: How these are asked whether they can serve.
         stop_s: Seconds from SIGTERM to SIGKILL.
         fingerprint: Digest of all that changes the engine's answers; part of every cache key,
             and an engine with another fingerprint is never adopted.
@@ -55,9 +129,12 @@ class LaunchPlan:
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    helpers: tuple[Helper, ...] = ()
     container: str | None = None
     key: str | None = None
     tls: bool = False
+    replicas: tuple[Server, ...] = ()
+    upkeep: Upkeep = Upkeep()
     stop_s: float = 20.0
     fingerprint: str = ""
 
@@ -74,6 +151,7 @@ class EngineKind:
         probe_path: Route of the one-token request that tells a busy engine from a hung one.
         probe_body: Its body, without the model.
         sleeps: Whether it has the routes of vLLM's sleep mode.
+        health: What `/health` of the gateway shows of it and its helpers, line by line.
     """
 
     name: str
@@ -85,6 +163,18 @@ class EngineKind:
         default_factory=lambda: {"prompt": "a", "max_tokens": 1, "temperature": 0}
     )
     sleeps: bool = False
+    health: tuple[HealthProbe, ...] = ()
+
+
+_NO_ANSWER_CHANGES_BY: Final = {
+    "container",
+    "health",
+    "health_deadline_s",
+    "health_interval_s",
+    "key_file",
+    "replicas",
+}
+"""Options of engines that say where one runs or how it is watched."""
 
 
 def file_name(model: str) -> str:
@@ -149,7 +239,7 @@ def fingerprint(spec: ModelSpec, store: WeightsStore, *extra: str) -> str:
         extra: What else the kind of engine depends on: versions, configuration files.
     """
     parts = {
-        "engine": spec.engine.model_dump(mode="json", exclude={"container", "key_file"}),
+        "engine": spec.engine.model_dump(mode="json", exclude=_NO_ANSWER_CHANGES_BY),
         "environment": dict(spec.environment),
         "weights": None if spec.weights is None else store.identity(spec.weights),
         "extra": extra,

@@ -3,53 +3,88 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from llm_backend.config.catalog import ExternalEngine, ModelSpec
-from llm_backend.engines.base import EngineKind, LaunchPlan, WeightsStore, fingerprint, probe_of
+from llm_backend.engines.base import (
+    EngineKind,
+    LaunchPlan,
+    Server,
+    Upkeep,
+    WeightsStore,
+    fingerprint,
+)
 from llm_backend.errors import EngineStartFailed
+
+_OTHERS: Final = 0o077
+"""The bits of a file's mode that let anybody but its owner at it."""
 
 
 def plan(spec: ModelSpec, engine: ExternalEngine, store: WeightsStore) -> LaunchPlan:
-    """Return address, name and key of the server.
+    """Return addresses, names and keys of the servers.
 
     Raises:
-        EngineStartFailed: the file with its key cannot be read.
+        EngineStartFailed: a file with a key cannot be read, or others can read it too.
     """
-    address = urlsplit(engine.base_url)
-    tls = address.scheme == "https"
+    first = _server(spec.id, engine.base_url, engine.key_file)
     return LaunchPlan(
         model=spec.id,
         group=spec.exclusivity_group,
-        served_name=engine.served_name or spec.id,
-        host=address.hostname or "",
-        port=address.port or (443 if tls else 80),
-        key=_key(spec.id, engine),
-        tls=tls,
+        served_name=spec.served_name,
+        host=first.host,
+        port=first.port,
+        key=first.key,
+        tls=first.tls,
+        replicas=tuple(_server(spec.id, each.base_url, each.key_file) for each in engine.replicas),
+        upkeep=_upkeep(engine),
         stop_s=spec.timeouts.stop_s,
         fingerprint=fingerprint(spec, store),
     )
 
 
-def _key(model: str, engine: ExternalEngine) -> str | None:
-    if engine.key_file is None:
-        return None
-    path = Path(engine.key_file).expanduser()
+def _server(model: str, base_url: str, key_file: str | None) -> Server:
+    address = urlsplit(base_url)
+    tls = address.scheme == "https"
+    return Server(
+        host=address.hostname or "",
+        port=address.port or (443 if tls else 80),
+        tls=tls,
+        key=None if key_file is None else _key(model, Path(key_file).expanduser()),
+    )
+
+
+def _upkeep(engine: ExternalEngine) -> Upkeep:
+    asked = {} if engine.ready_path is None else {"paths": (engine.ready_path,)}
+    return Upkeep(interval_s=engine.health_interval_s, deadline_s=engine.health_deadline_s, **asked)
+
+
+def _key(model: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        mode = path.stat().st_mode & 0o777
+        key = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineStartFailed(
             f"The key of {model!r} cannot be read from {path}: {error}.",
             hint="Write the key into that file, or correct `key_file` in the catalog.",
         ) from error
+    if mode & _OTHERS:
+        raise EngineStartFailed(
+            f"The key of {model!r} lies open: {path} has the mode {mode:04o}.",
+            hint=f"Let its owner alone read it: chmod 600 {path}",
+        )
+    if not key or not key.isprintable() or " " in key:
+        raise EngineStartFailed(
+            f"The key of {model!r} in {path} is not one word.",
+            hint="Write the key, and nothing else, into that file.",
+        )
+    return key
 
 
-def kind(spec: ModelSpec, engine: ExternalEngine) -> EngineKind:
-    """Return how such a server is watched."""
-    probe_path, probe_body = probe_of(spec)
-    return EngineKind(
-        name=engine.kind,
-        ready_path=engine.ready_path,
-        probe_path=probe_path,
-        probe_body=probe_body,
-    )
+def kind(engine: ExternalEngine) -> EngineKind:
+    """Return how such a server is watched: by its runtime, which asks it for no token.
+
+    A token would cost its owner money, or make a gateway that stands there switch.
+    """
+    ready_path = engine.ready_path or "/health"
+    return EngineKind(name=engine.kind, ready_path=ready_path, probe_path=None, probe_body={})

@@ -54,5 +54,5 @@ def kind_of(spec: ModelSpec) -> EngineKind:
     if isinstance(engine, CommandEngine):
         return command.kind(spec, engine)
     if isinstance(engine, ExternalEngine):
-        return external.kind(spec, engine)
+        return external.kind(engine)
     return vllm.kind(spec)

@@ -31,6 +31,7 @@ from llm_backend.gateway.guard import Guard, RequestIds, cors_headers, preflight
 from llm_backend.gateway.pipeline import Pipeline
 from llm_backend.gateway.routes import console, control, device, health, openai
 from llm_backend.gateway.services import Services
+from llm_backend.gateway.text_api import TRANSLATED
 from llm_backend.telemetry.logs import defect
 from llm_backend.wire import encodable, error_object, retry_after, shown
 
@@ -63,7 +64,8 @@ class Gateway:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._ids.of)
+        kind = TRANSLATED.get(scope["path"], Exchange)
+        exchange = kind(scope, receive, send, self._ids.of)
         try:
             await self._served(scope, receive, send, exchange)
         except LLMBackendError as error:

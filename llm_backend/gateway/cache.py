@@ -44,7 +44,8 @@ class CacheKey:
         """
         form = _form(endpoint, body)
         said = {k: v for k, v in body.items() if k not in form} | {"model": model}
-        digest = hashlib.sha256(encode([tenant, fingerprint, endpoint.path, said], sort=True))
+        facts = [tenant, fingerprint, endpoint.engine_path, said]
+        digest = hashlib.sha256(encode(facts, sort=True))
         whole = digest.digest()
         if "stream_options" not in form:
             return cls(whole, whole)

@@ -56,6 +56,7 @@ class Call:
         raw: The bytes for the engine: as the client sent them, unless a field had to change.
         stream: Whether it asks for a stream.
         record: What is remembered of it.
+        fingerprint: Of the engine whose kept answers it may have; empty where it may have none.
     """
 
     endpoint: Endpoint
@@ -64,6 +65,7 @@ class Call:
     raw: bytes
     stream: bool
     record: Record
+    fingerprint: str = ""
 
     def without_words(self, message: str) -> str:
         """Return what an engine says of the request, without the client's words in it."""
@@ -79,16 +81,18 @@ def understand(
         InvalidRequest: `stream` or `model` is of a wrong type.
     """
     record.stream = endpoint.stream is not None and wants_stream(body)
-    changes = _defaults(spec.defaults, body) if endpoint.generates else {}
-    if requested_model(body) not in {None, spec.id}:
-        changes["model"] = spec.id
+    changes = missing_defaults(spec.defaults, body) if endpoint.generates else {}
+    named, is_elsewhere = requested_model(body), spec.engine.kind == "external"
+    # Of several models elsewhere, a request without a name would get any.
+    if named != spec.served_name and (named is not None or is_elsewhere):
+        changes["model"] = spec.served_name
     if changes:
         body = {**body, **changes}
         raw = encode(body)
     return Call(endpoint, spec, body, raw, record.stream, record)
 
 
-def _defaults(defaults: GenerationDefaults, body: JSONObject) -> JSONObject:
+def missing_defaults(defaults: GenerationDefaults, body: JSONObject) -> JSONObject:
     """Return the catalog's defaults for the fields that a request does not have."""
     values = defaults.given
     if not values:

@@ -99,7 +99,7 @@ async def build_edge(
         admission = _admission(settings, fleet, switcher)
         stages = _stages(settings, authenticator, admission, recorder, cache, upstream, fetcher)
         pipeline = Pipeline(replace(stages, tracer=tracer), settings.limits.body_mib * 1024 * 1024)
-        reporter = Reporter(settings, setup, fleet, switcher, devices, cache)
+        reporter = Reporter(settings, settings.runs_as, fleet, switcher, devices, cache)
         services = Services(
             stages.authenticator,
             cache,

@@ -16,7 +16,7 @@ class Endpoint:
     """One inference route. All are POST.
 
     Attributes:
-        path: As clients ask for it; the engine is asked for the same.
+        path: As clients ask for it.
         capability: What the model must be able to do.
         may_switch: Whether a request may make its model awake; one that may not is answered
             by the model if that is awake already, else refused.
@@ -24,6 +24,7 @@ class Endpoint:
         stream: How its streams end; None where it never streams.
         generates: Whether it takes generation parameters (defaults of the catalog apply).
         cacheable: Whether equal requests have equal answers when nothing is sampled.
+        asks: The path that the engine is asked for; empty where it is the same.
     """
 
     path: str
@@ -33,10 +34,28 @@ class Endpoint:
     stream: StreamKind | None = None
     generates: bool = False
     cacheable: bool = True
+    asks: str = ""
 
+    @property
+    def engine_path(self) -> str:
+        """The path that the engine is asked for."""
+        return self.asks or self.path
+
+
+CHAT_PATH: Final = "/v1/chat/completions"
+GENERATE_PATH: Final = "/api/v1/inference/generate"
 
 _TABLE: Final = (
-    Endpoint("/v1/chat/completions", Capability.CHAT, stream="chat", generates=True),
+    Endpoint(CHAT_PATH, Capability.CHAT, stream="chat", generates=True),
+    Endpoint(
+        "/api/v1/chat/completions",
+        Capability.CHAT,
+        stream="chat",
+        generates=True,
+        asks=CHAT_PATH,
+    ),
+    # What it takes and gives is translated by text_api.py; in between it is a chat.
+    Endpoint(GENERATE_PATH, Capability.CHAT, stream="chat", generates=True, asks=CHAT_PATH),
     Endpoint("/v1/completions", Capability.COMPLETIONS, stream="chat", generates=True),
     Endpoint(
         "/v1/responses",

@@ -52,12 +52,19 @@ class Fleet:
         """
         if capability in spec.capabilities:
             return
-        able = [m for m in self.available() if capability in self.catalog.models[m].capabilities]
         raise NotSupported(
             f"The model {spec.id} cannot do {capability.value}.",
-            hint=f"Models that can: {', '.join(able) or 'none in this set-up'}.",
+            hint=f"Models that can: {self._able(capability)}.",
             param="model",
         )
+
+    def _able(self, capability: Capability) -> str:
+        able = [spec.id for spec in self.catalog if capability in spec.capabilities]
+        here = [model for model in able if model not in self.unavailable]
+        if here:
+            return ", ".join(here)
+        elsewhere = f" ({', '.join(able)} of the catalog cannot run here)" if able else ""
+        return f"none in this set-up{elsewhere}"
 
     def available(self) -> list[str]:
         """Return the ids of the models that can run here."""

@@ -16,19 +16,15 @@ from typing import Any, Final, TypeVar
 
 import imagesize
 
+from llm_backend.config.catalog import Capability
 from llm_backend.config.settings import ImageSettings
 from llm_backend.errors import BodyTooLarge, InvalidRequest
+from llm_backend.gateway.image_fields import standardise
+from llm_backend.gateway.picture import is_cut, media_type_of
 from llm_backend.wire import JSONObject
 
 SMALL: Final = 64 * 1024
 """Bodies and pictures of up to so many bytes are looked through on the event loop."""
-
-_MAGIC: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
 
 _ROOTS: Final = (
     "messages",
@@ -70,6 +66,26 @@ class Place:
     media_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a body has of pictures, videos and the like.
+
+    Attributes:
+        places: Where, in the order in which they come.
+        changed: Whether the body was changed to find them.
+    """
+
+    places: list[Place]
+    changed: bool
+
+    @property
+    def needs(self) -> set[Capability]:
+        """What a model must be able to do for them."""
+        kinds = {place.what for place in self.places}
+        needs = {Capability.VISION} if any("image" in kind for kind in kinds) else set()
+        return needs | {Capability.VIDEO} if "video_url" in kinds else needs
+
+
 class Images:
     """Checks and inlines the pictures of requests.
 
@@ -82,24 +98,39 @@ class Images:
         self._settings = settings
         self._fetch = fetch
 
-    async def prepare(self, body: JSONObject, size: int) -> bool:
-        """Check every picture of a body of `size` bytes; put those inline that are given by URL.
+    async def find(self, body: JSONObject, size: int, *, is_chat: bool) -> Media:
+        """Find the media of a body of `size` bytes.
 
-        Returns:
-            Whether the body was changed.
+        Args:
+            body: What a client sent.
+            size: Of it.
+            is_chat: Whether its messages are OpenAI's: then their fields `image` and `images`
+                become parts.
 
         Raises:
-            InvalidRequest: a picture is not one, or its URL is not allowed; says which and why.
-            BodyTooLarge: a picture has too many bytes or pixels.
+            InvalidRequest: there are too many, or such a field has no picture.
         """
+        changed = is_chat and await _off_loop(size, standardise, body)
         places = await _off_loop(size, list[Place], places_of(body))
         if len(places) > self._settings.count:
             raise InvalidRequest(
                 f"{len(places)} images; at most {self._settings.count}.",
                 hint="images.count in config/gateway.yaml sets this limit.",
             )
-        changed = False
-        for place in places:
+        return Media(places, changed)
+
+    async def prepare(self, media: Media) -> bool:
+        """Check everything that was found; put inline what is given by URL.
+
+        Returns:
+            Whether the body was changed, now or before.
+
+        Raises:
+            InvalidRequest: a picture is not one, or its URL is not allowed; says which and why.
+            BodyTooLarge: a picture has too many bytes or pixels.
+        """
+        changed = media.changed
+        for place in media.places:
             changed |= await self._prepare(place)
         return changed
 
@@ -122,7 +153,7 @@ class Images:
             )
         media_type, content = await self._fetch(value)
         if "image" in place.what:
-            self._check_picture(media_type, content)
+            await _off_loop(len(content), self._check_picture, media_type, content)
         place.holder[place.key] = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
         return True
 
@@ -165,6 +196,8 @@ class Images:
                 f"at most {self._settings.megapixels} million.",
                 hint="images.megapixels in config/gateway.yaml sets this limit.",
             )
+        if is_cut(content, actual):
+            raise InvalidRequest(f"An image of the type {actual} is cut off before its end.")
 
 
 async def _off_loop(size: int, look: Callable[..., T], *what: object) -> T:
@@ -178,17 +211,7 @@ def may_hold_media(raw: bytes) -> bool:
 
     A key can be spelled with escapes, so a body that has any may hold everything.
     """
-    return b"_url" in raw or b'"source"' in raw or b"\\u" in raw
-
-
-def media_type_of(content: bytes) -> str | None:
-    """Return what kind of picture the bytes begin like; None for any other."""
-    for magic, media_type in _MAGIC:
-        if content.startswith(magic):
-            return media_type
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    return None
+    return b"_url" in raw or b'"image' in raw or b'"source"' in raw or b"\\u" in raw
 
 
 def _data_parts(rest: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from llm_backend.config.catalog import ModelSpec
 from llm_backend.errors import (
     EngineBroke,
     EngineGone,
@@ -28,7 +29,7 @@ from llm_backend.gateway.admission import (
 from llm_backend.gateway.auth import Authenticator
 from llm_backend.gateway.cache import CacheKey, Policy, ResponseCache
 from llm_backend.gateway.calls import Bounds, Call, Salt, understand, wants_batch
-from llm_backend.gateway.endpoints import Endpoint
+from llm_backend.gateway.endpoints import CHAT_PATH, Endpoint
 from llm_backend.gateway.exchange import EVENT_STREAM, ClientGone, Exchange
 from llm_backend.gateway.flight import Flight, Flights
 from llm_backend.gateway.images import Images, may_hold_media
@@ -147,12 +148,22 @@ class Pipeline:
             stages.bounds.check(body, len(raw))
         else:
             await asyncio.to_thread(stages.bounds.check, body, len(raw))
-        if may_hold_media(raw) and await stages.images.prepare(body, len(raw)):
+        if may_hold_media(raw) and await self._media_prepared(endpoint, spec, body, len(raw)):
             raw = encode(body)
         call = understand(endpoint, spec, body, raw, record)
         if stages.salt is not None:
             stages.salt.apply(call)
         return call
+
+    async def _media_prepared(
+        self, endpoint: Endpoint, spec: ModelSpec, body: JSONObject, size: int
+    ) -> bool:
+        """Check pictures and videos, and whether the model takes any; return if they changed."""
+        images, fleet = self._stages.images, self._stages.admission.fleet
+        media = await images.find(body, size, is_chat=endpoint.engine_path == CHAT_PATH)
+        for capability in sorted(media.needs):
+            fleet.require(spec, capability)
+        return await images.prepare(media)
 
     # Answers that there are already
 
@@ -163,8 +174,8 @@ class Pipeline:
         return policy if known else "bypass"
 
     async def _key(self, call: Call) -> CacheKey:
-        fingerprint = self._stages.admission.fingerprint(call.spec.id) or ""
-        facts = (call.record.key or "", fingerprint, call.endpoint, call.spec.id, call.body)
+        call.fingerprint = self._stages.admission.fingerprint(call.spec.id) or ""
+        facts = (call.record.key or "", call.fingerprint, call.endpoint, call.spec.id, call.body)
         if len(call.raw) <= LARGE:
             return CacheKey.of(*facts)
         return await asyncio.to_thread(CacheKey.of, *facts)
@@ -267,6 +278,8 @@ class Pipeline:
                 exchange.extra += waiting_headers(lease)
                 engine = await self._wait(exchange, call, lease)
                 exchange.stages = stages.admission.stages(lease)
+            # While it waited the engine may have been started with other options.
+            keep = keep and engine.fingerprint == call.fingerprint
             call.record.lend(lease.waited_s, lease.held_up)
             if exchange.trace is not None:
                 kind = call.spec.engine.kind

@@ -62,7 +62,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            response = await self._ask(exchange, call, engine)
+            response = await self._answered(exchange, call, lease, engine)
         except EngineTimeout:
             if loop.time() - began < self.request_s:
                 raise
@@ -82,7 +82,8 @@ class Relay:
         self, exchange: Exchange, call: Call, response: Response, *, keep: bool
     ) -> StoredAnswer | None:
         if response.status != 200:
-            error = error_from(response.status, await response.read(ERROR_LIMIT))
+            after = dict(response.headers).get(b"retry-after")
+            error = error_from(response.status, await response.read(ERROR_LIMIT), after)
             error.message = await asyncio.to_thread(call.without_words, error.message)
             raise error
         kind = call.endpoint.stream if call.stream else None
@@ -108,9 +109,22 @@ class Relay:
             hint="limits.request_timeout_s in config/gateway.yaml sets this limit.",
         )
 
+    async def _answered(
+        self, exchange: Exchange, call: Call, lease: Lease, engine: Engine
+    ) -> Response:
+        """Ask; where a server ended before it said a word, ask another one if there is one."""
+        while True:
+            try:
+                return await self._ask(exchange, call, engine)
+            except EngineGone:
+                other = lease.elsewhere()
+                if other is None:
+                    raise
+                engine = other
+
     def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Coroutine[Any, Any, Response]:
         head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
-            _head_start(call.endpoint.path, engine.host, engine.port, engine.key),
+            _head_start(call.endpoint.engine_path, engine.host, engine.port, engine.key),
             len(call.raw),
             exchange.request_id.encode(),  # letters, digits, - and _
             exchange.onward,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -70,7 +71,17 @@ class Reporter:
             "devices": await asyncio.to_thread(self._devices),
             "unwatched_devices": await asyncio.to_thread(self._unwatched),
             "models": models,
-            "helpers": {},
+            "helpers": await self._helpers(),
+        }
+
+    async def _helpers(self) -> JSON:
+        """Return what engines of several processes say of each; a name that two have says whose."""
+        parts = await self.switcher.parts()
+        names = Counter(name for lines in parts.values() for name in lines)
+        return {
+            name if names[name] == 1 else f"{model}.{name}": line
+            for model, lines in parts.items()
+            for name, line in lines.items()
         }
 
     def status(self) -> JSON:
@@ -175,6 +186,7 @@ class Reporter:
                 "inflight": 0,
                 "waiting": 0,
                 "memory_mib": {},
+                "options": {},
             }
         since_s = round(asyncio.get_running_loop().time() - entry.since, 3)
         return {
@@ -182,6 +194,7 @@ class Reporter:
             **self._brief(spec),
             "waiting": len(entry.waiting),
             "since_s": since_s,
+            "options": self.switcher.keeper(spec.id).options.given,
             "memory_mib": {} if entry.state in AT_REST else dict(entry.reserved.mib),
         }
 

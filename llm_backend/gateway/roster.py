@@ -8,8 +8,10 @@ from pathlib import Path
 
 from llm_backend.config.catalog import Catalog, ModelSpec, RuntimeKind
 from llm_backend.engines import kind_of, plan_for
-from llm_backend.engines.base import WeightsStore
+from llm_backend.engines.base import LaunchPlan, WeightsStore
+from llm_backend.engines.launch_options import LaunchOptions, altered
 from llm_backend.engines.llamacpp import unavailable_reason
+from llm_backend.errors import InvalidRequest
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gpu.base import GpuProbe
 from llm_backend.runtimes.base import Runtime
@@ -56,18 +58,44 @@ def launches_of(
         elif (reason := _why_not(spec, kind, catalog, devices)) is not None:
             unavailable[spec.id] = reason
         else:
-            launches.append(_launch(spec, kind, drivers, store))
+            launches.append(_launch(spec, kind, drivers, store, devices))
     return launches, unavailable
 
 
-def _launch(spec: ModelSpec, kind: RuntimeKind, drivers: Drivers, store: WeightsStore) -> Launch:
+def _launch(
+    spec: ModelSpec, kind: RuntimeKind, drivers: Drivers, store: WeightsStore, devices: GpuProbe
+) -> Launch:
+    def plan(options: LaunchOptions) -> LaunchPlan:
+        changed = altered(spec, options, kind)
+        _check_share(spec, options, devices)
+        return plan_for(changed, store, kind, drivers.image)
+
     return Launch(
         spec,
         kind_of(spec),
         drivers.runtimes[kind],
-        lambda: plan_for(spec, store, kind, drivers.image),
+        plan,
         lambda: _files(spec, store),
     )
+
+
+def _check_share(spec: ModelSpec, options: LaunchOptions, devices: GpuProbe) -> None:
+    """Refuse a share of a device that is more than the model reserves there.
+
+    Raises:
+        InvalidRequest: it is; says how much it may be.
+    """
+    reserved, share = spec.memory_mib.awake, options.gpu_memory_utilization or 0.0
+    for name in spec.devices if reserved and share else ():
+        reading = devices.read(name)
+        if reading is not None and share * reading.total_mib > reserved + 1:  # it was rounded
+            raise InvalidRequest(
+                f"{share:g} of {name} are {share * reading.total_mib:.0f} MiB, and {spec.id} "
+                f"reserves {reserved}.",
+                hint=f"Take at most {reserved / reading.total_mib:.2f}, or raise "
+                f"models.{spec.id}.memory_mib.awake in config/models.yaml.",
+                param="gpu_memory_utilization",
+            )
 
 
 def _files(spec: ModelSpec, store: WeightsStore) -> list[Path]:

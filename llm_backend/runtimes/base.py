@@ -24,7 +24,7 @@ at rest: asleep, so that another engine of the group may start.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_backend.engines.base import LaunchPlan
@@ -44,6 +44,30 @@ class Exit:
     reason: str
 
 
+class Replicas(Protocol):
+    """The servers behind one engine: who gets the next request.
+
+    Whoever has a lease on the engine takes a server and gives it back; all is decided and
+    counted here, on the event loop, without a wait in between.
+    """
+
+    @property
+    def up(self) -> bool:
+        """Whether any server says that it can serve."""
+        ...
+
+    def take(self, other_than: Sequence[Engine] = ()) -> Engine | None:
+        """Return the server that has the fewest requests; None where no other one is left."""
+        ...
+
+    def give_back(self, server: Engine, *, failed: bool | None) -> None:
+        """End a request on a server; tell whether it failed by the server's fault.
+
+        None where nobody can tell: the client left first.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A running engine, as its runtime knows it.
@@ -59,6 +83,9 @@ class Engine:
         handle: What the runtime needs to find it again (a process id, a container name).
         key: Bearer key it wants.
         tls: Whether it speaks HTTPS.
+        helpers: Name and port of each process that it needs beside itself.
+        replicas: The servers that stand behind it, where there is a choice; `host`, `port`,
+            `key` and `tls` are then those of the first.
     """
 
     instance: str
@@ -71,6 +98,8 @@ class Engine:
     handle: str
     key: str | None = None
     tls: bool = False
+    helpers: tuple[tuple[str, int], ...] = ()
+    replicas: Replicas | None = field(default=None, compare=False)
 
     @property
     def url(self) -> str:

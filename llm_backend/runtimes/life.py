@@ -126,7 +126,9 @@ class Life:
         # A launcher leaves nothing behind; one that was killed had no time to see to it.
         await self._marks.end(self.engine.instance)
         record = await self._record()
-        return record.exit() if record else Exit(None, "nobody saw how it ended")
+        if record is None:
+            return Exit(None, "nobody saw how it ended")
+        return record.exit(await asyncio.to_thread(self._records.why, record))
 
     async def _stop(self, grace_s: float) -> Exit:
         # The launcher does the same by itself, with the grace of the launch plan: whichever is

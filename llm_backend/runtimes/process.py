@@ -23,6 +23,7 @@ from llm_backend.engines.base import LaunchPlan, file_name
 from llm_backend.errors import EngineStartFailed
 from llm_backend.runtimes import launcher, logfile
 from llm_backend.runtimes.base import Engine, Exit
+from llm_backend.runtimes.command_line import command_line, taken
 from llm_backend.runtimes.life import Life
 from llm_backend.runtimes.locks import engine_lock
 from llm_backend.runtimes.marks import Marks
@@ -41,6 +42,7 @@ _HINTS: Final = {
     launcher.LOCK_HELD: "End that engine first: llm-backend stop",
     launcher.CANNOT_RUN: "Check what the catalog says of it: llm-backend config check",
 }
+_TAKEN: Final = "End that process, or give the catalog another port: llm-backend config check"
 T = TypeVar("T")
 
 
@@ -183,6 +185,8 @@ class ProcessRuntime:
 
     async def _start(self, plan: LaunchPlan) -> Engine:
         instance = uuid4().hex
+        if reason := await asyncio.to_thread(taken, plan):
+            raise _start_failed(plan, reason, _TAKEN)
         try:
             record = _new_record(plan, instance)
             pid = await self._launch(plan, record)
@@ -222,7 +226,7 @@ class ProcessRuntime:
             "lock_path": str(engine_lock(self._lock_dir, plan.group)),
             "log_path": str(log_path),
             "log_limit": self._log_limit,
-            "argv": [word.replace("{port}", str(record.port)) for word in plan.argv],
+            "argv": command_line(plan, record, self._records.why_path(plan.model)),
             "cwd": plan.cwd,
             "report_fd": report_end,
         }
@@ -259,6 +263,7 @@ def _new_record(plan: LaunchPlan, instance: str) -> EngineRecord:
         port=plan.port or free_port(plan.host),
         served_name=plan.served_name,
         stop_s=plan.stop_s,
+        helpers=tuple((h.name, h.port or free_port(plan.host)) for h in plan.helpers),
     )
 
 

@@ -27,6 +27,7 @@ class EngineRecord:
         host: Where it listens.
         port: Its port.
         served_name: The name under which it knows the model.
+        helpers: Name and port of each process that it needs beside itself.
         stop_s: Seconds from SIGTERM to SIGKILL.
         pid: Its launcher.
         code: Its exit status, negative for a signal; None until it has ended.
@@ -47,6 +48,7 @@ class EngineRecord:
     port: int
     served_name: str
     stop_s: float
+    helpers: tuple[tuple[str, int], ...] = ()
     pid: int = 0
     code: int | None = None
     stopping: bool = False
@@ -75,10 +77,17 @@ class EngineRecord:
             handle=str(self.pid),
             key=plan.key if plan else None,
             tls=plan.tls if plan else False,
+            helpers=self.helpers,
         )
 
-    def exit(self) -> Exit:
-        """Return how the engine ended, as far as its launcher could say."""
+    def exit(self, why: Exit | None = None) -> Exit:
+        """Return how the engine ended, as far as its launcher could say.
+
+        Args:
+            why: What the program said that ran it with its helpers.
+        """
+        if why is not None and not self.killed:
+            return why
         if self.code is None:
             return Exit(None, "its launcher was killed")
         reason = describe(self.code)
@@ -115,6 +124,20 @@ class Records:
         record = _parse(self._folder / f"{file_name(model)}.json")
         return record if record and record.model == model else None
 
+    def why_path(self, model: str) -> Path:
+        """Return the file for the reason why an engine with helpers ended by itself."""
+        return self._folder / f"{file_name(model)}.why"
+
+    def why(self, record: EngineRecord) -> Exit | None:
+        """Return that reason; None where there is none."""
+        try:
+            told = json.loads(self.why_path(record.model).read_bytes())
+            return (
+                Exit(told["code"], told["reason"]) if told["instance"] == record.instance else None
+            )
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     def all(self) -> list[EngineRecord]:
         """Return every valid record."""
         return [record for path in self._folder.glob("*.json") if (record := _parse(path))]
@@ -124,7 +147,9 @@ def _parse(path: Path) -> EngineRecord | None:
     try:
         value = json.loads(path.read_bytes())
         known = {field.name for field in fields(EngineRecord)}
-        return EngineRecord(**{key: value[key] for key in known & value.keys()})
+        found = {key: value[key] for key in known & value.keys()}
+        helpers = tuple((str(name), int(port)) for name, port in found.pop("helpers", ()))
+        return EngineRecord(**found, helpers=helpers)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

@@ -14,6 +14,7 @@ from llm_backend.switching import events as ev
 from llm_backend.switching.entry import Entry
 from llm_backend.switching.history import History
 from llm_backend.switching.keeper import EngineKeeper
+from llm_backend.switching.probe import EngineProbe
 from llm_backend.switching.residency import Rung
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,13 @@ class EngineTasks:
                     continue  # without weights there is nothing to adopt
             found.extend(await runtime.survey(plans))
         return found
+
+    async def parts(self, probe: EngineProbe) -> dict[str, Mapping[str, str]]:
+        """Return by model what the processes of engines that have several say of their health."""
+        kinds = {m: k.launch.kind for m, k in self._keepers.items() if k.launch.kind.health}
+        engines = {m: e for m in kinds if (e := self._keepers[m].engine) is not None}
+        told = await asyncio.gather(*(probe.health(e, kinds[m]) for m, e in engines.items()))
+        return dict(zip(engines, told, strict=True))
 
     async def close(self) -> None:
         """Let go; running engines go on."""

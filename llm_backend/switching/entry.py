@@ -7,9 +7,9 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from llm_backend.errors import DeviceBusy, LLMBackendError
-from llm_backend.switching.estimates import Durations
+from llm_backend.switching.estimates import Durations, expected_s
 from llm_backend.switching.events import HeldUp, Needs, Ticket
-from llm_backend.switching.residency import LOST_S, Rung, choose
+from llm_backend.switching.residency import LOST_S, WAYS_UP, Rung, choose
 from llm_backend.switching.states import SERVING, State
 
 LONGEST_BACKOFF_S = 60.0
@@ -131,6 +131,13 @@ class Entry:
             return self.rung
         rungs = self.rungs_left(now)
         return choose(rungs, durations, measured=self.needs.rung_by_time)
+
+    def way_up_s(self, durations: Durations) -> float:
+        """Return the seconds that it takes to come up; 0 if it is up, or nobody knows."""
+        if self.state in SERVING:
+            return 0.0
+        rung = self.rung if self.state is State.ASLEEP else None
+        return expected_s(durations, "start" if rung is None else WAYS_UP[rung]) or 0.0
 
     def lose_rung(self, now: float) -> None:
         """Take note that its level of sleep failed."""

@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.engines.base import EngineKind, LaunchPlan, Progress
+from llm_backend.engines.launch_options import CATALOG, LaunchOptions
 from llm_backend.errors import DeviceBusy, EngineGone, EngineStartFailed, LLMBackendError
 from llm_backend.runtimes.base import Engine, Exit, Runtime
 from llm_backend.switching.events import Broke, Hung
@@ -20,12 +21,10 @@ from llm_backend.switching.feed import Feed
 from llm_backend.switching.history import DoubtFile, History
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.probe import EngineProbe
+from llm_backend.switching.racing import racing
 from llm_backend.switching.residency import WAYS_DOWN, WAYS_UP, Rung
 from llm_backend.switching.sleeper import CanaryMismatch, Sleeper, SleepFailed
 from llm_backend.switching.watch import WatchRules, manner_of, until_hung
-
-One = TypeVar("One")
-Other = TypeVar("Other")
 
 TAIL_LINES = 15
 WARM_UP_S = 120.0
@@ -45,14 +44,15 @@ class Launch:
         spec: Its entry of the catalog.
         kind: What differs between kinds of engines.
         runtime: The driver.
-        plan: Makes the launch plan anew for each start; raises where weights are missing.
+        plan: Makes the launch plan anew for each start; raises where weights are missing, or
+            the options cannot be had.
         files: Returns the weight files that a start reads; may block.
     """
 
     spec: ModelSpec
     kind: EngineKind
     runtime: Runtime
-    plan: Callable[[], LaunchPlan]
+    plan: Callable[[LaunchOptions], LaunchPlan]
     files: Callable[[], Iterable[Path]] = tuple
 
 
@@ -77,7 +77,8 @@ class EngineKeeper:
     Attributes:
         engine: The engine; None while there is none.
         rung: How deep it sleeps; None while it does not.
-        fingerprint: Of the last launch plan; None while there was none.
+        options: Launch options that it was started with, over those of the catalog.
+        due: Those that its next start has.
         step: The step that is under way; None between switches.
         step_since: When it began, on the event loop's clock.
         progress: What the engine last told of its load.
@@ -88,12 +89,13 @@ class EngineKeeper:
         self.launch = launch
         self.engine: Engine | None = None
         self.rung: Rung | None = None
-        self.fingerprint: str | None = None
+        self.options = self.due = CATALOG
         self.step: str | None = None
         self.step_since = 0.0
         self.progress: Progress | None = None
         self.steps_s: dict[str, float] = {}
         self._tools = tools
+        self._planned: str | None = None
         self._starting: asyncio.Task[Engine] | None = None
         self._stop_s = launch.spec.timeouts.stop_s
         spec, kind, runtime = launch.spec, launch.kind, launch.runtime
@@ -104,14 +106,21 @@ class EngineKeeper:
         """The catalog id."""
         return self.launch.spec.id
 
-    async def plan(self) -> LaunchPlan:
-        """Make the launch plan, and remember its fingerprint.
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the engine; while there is none, of the catalog's last plan, if there was one."""
+        return self._planned if self.engine is None else self.engine.fingerprint
+
+    async def plan(self, options: LaunchOptions = CATALOG) -> LaunchPlan:
+        """Make the launch plan; remember the fingerprint of the catalog's.
 
         Raises:
-            LLMBackendError: weights, an interpreter or a file is missing.
+            LLMBackendError: weights, an interpreter or a file is missing, or these options
+                cannot be had.
         """
-        plan = await asyncio.to_thread(self.launch.plan)
-        self.fingerprint = plan.fingerprint
+        plan = await asyncio.to_thread(self.launch.plan, options)
+        if not options:
+            self._planned = plan.fingerprint
         return plan
 
     @property
@@ -167,6 +176,7 @@ class EngineKeeper:
                 await self._stop_until_proven(self.engine)
                 self._tools.doubts.clear(self.engine.instance)
         self.engine = self.rung = None
+        self.options = CATALOG
         self._stop_s = self.launch.spec.timeouts.stop_s
         self._begin(None)
 
@@ -251,7 +261,7 @@ class EngineKeeper:
         """Return when the engine has ended by itself, or hung; say which and why."""
         engine = self._running()
         hang = until_hung(engine, self.launch.kind, self._tools.probe, busy, self._tools.watch)
-        async with _racing(self.launch.runtime.wait(engine), hang) as (exited, hung):
+        async with racing(self.launch.runtime.wait(engine), hang) as (exited, hung):
             await asyncio.wait({exited, hung}, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 return await self._ended(exited.result())
@@ -273,7 +283,8 @@ class EngineKeeper:
             await self._wait_for_memory(0)
         await self._sleeper.note_free()
         async with self._timed("launch"):
-            plan = await self.plan()
+            self.options = self.due
+            plan = await self.plan(self.options)
             self._starting = asyncio.create_task(self.launch.runtime.start(plan))
             self.engine = await asyncio.shield(self._starting)
             self._starting = None
@@ -290,7 +301,7 @@ class EngineKeeper:
         try:
             async with (
                 asyncio.timeout(limit_s),
-                _racing(self.launch.runtime.wait(engine), self._follow()) as (exited, _),
+                racing(self.launch.runtime.wait(engine), self._follow()) as (exited, _),
             ):
                 await self._until_ready(engine, exited)
         except TimeoutError:
@@ -380,17 +391,3 @@ class EngineKeeper:
 
     def _tell(self, step: str) -> None:
         self._tools.feed.publish("step", model=self.model, step=step, elapsed_s=0.0)
-
-
-@contextlib.asynccontextmanager
-async def _racing(
-    one: Coroutine[Any, Any, One], other: Coroutine[Any, Any, Other]
-) -> AsyncIterator[tuple[asyncio.Task[One], asyncio.Task[Other]]]:
-    """Run two coroutines while the block runs; both are over when it ends."""
-    tasks = (asyncio.create_task(one), asyncio.create_task(other))
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from llm_backend.errors import LLMBackendError, Overloaded
-from llm_backend.runtimes.base import Engine
+from llm_backend.errors import (
+    EngineBroke,
+    EngineGone,
+    EngineTimeout,
+    LLMBackendError,
+    Overloaded,
+    RequestError,
+)
+from llm_backend.runtimes.base import Engine, Replicas
 from llm_backend.switching.estimates import Outlook
 from llm_backend.switching.events import HeldUp
 
@@ -63,12 +70,17 @@ class Lease:
         waited_s: Seconds in line.
         held_up: What it waited for, once granted.
         outlook: What it had to expect when it came; None where it was granted at once.
+
+    Where several servers stand behind the engine, `engine` is the one that was taken for this
+    request; it is given back with the lease.
     """
 
     __slots__ = (
         "_answer",
         "_lessor",
         "_on_revoke",
+        "_replicas",
+        "_tried",
         "engine",
         "error",
         "held_up",
@@ -95,6 +107,8 @@ class Lease:
         self._lessor = lessor
         self._answer: asyncio.Future[None] | None = None
         self._on_revoke: Callable[[LLMBackendError], None] | None = None
+        self._replicas: Replicas | None = None
+        self._tried: list[Engine] = []
 
     def __enter__(self) -> Self:
         self._lessor.take_in(self)
@@ -107,6 +121,8 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self._on_revoke = None
+        if self._replicas is not None and self.engine is not None:
+            self._replicas.give_back(self.engine, failed=_is_fault(exc))
         self._lessor.take_back(self)
 
     async def settled(self, timeout_s: float) -> bool:
@@ -152,11 +168,23 @@ class Lease:
             await asyncio.wait({self._answer}, timeout=timeout_s)
         return self.error
 
+    def elsewhere(self) -> Engine | None:
+        """Give up a server that did not answer at all; return another one, if there is one."""
+        if self._replicas is None or self.engine is None or self.error is not None:
+            return None
+        self._tried.append(self.engine)
+        other = self._replicas.take(self._tried)
+        if other is not None:
+            self._replicas.give_back(self.engine, failed=True)
+            self.engine = other
+        return other
+
     # For the switcher
 
     def grant(self, engine: Engine, now: float, held_up: HeldUp = "none") -> None:
         """Hand the engine over; tell what held it up."""
-        self.engine = engine
+        self._replicas = engine.replicas
+        self.engine = engine if self._replicas is None else self._replicas.take() or engine
         self.held_up = held_up
         self.waited_s = now - self.since
         if self._answer is not None:
@@ -172,3 +200,12 @@ class Lease:
     def _wake(self) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
+
+
+def _is_fault(error: BaseException | None) -> bool | None:
+    """Return whether a request ended badly by its server's fault; None where that is open."""
+    if error is None or isinstance(error, RequestError):
+        return False
+    if isinstance(error, EngineBroke | EngineGone | EngineTimeout | Overloaded):
+        return True
+    return None  # the client left, or the gateway stops

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
 import httpx2
 
-from llm_backend.engines.base import EngineKind
+from llm_backend.engines.base import EngineKind, HealthProbe
 from llm_backend.runtimes.base import Engine
 
 READY_TIMEOUT_S = 2.0
@@ -41,11 +43,31 @@ class EngineProbe:
 
     async def ready(self, engine: Engine, kind: EngineKind) -> bool:
         """Return whether the engine says that it can serve."""
+        if engine.replicas is not None:
+            return engine.replicas.up
         try:
             answer = await self._http.get(engine.url + kind.ready_path, headers=_headers(engine))
         except httpx2.HTTPError:
             return False
         return answer.status_code == httpx2.codes.OK
+
+    async def health(self, engine: Engine, kind: EngineKind) -> dict[str, str]:
+        """Return what each part of an engine says of its health: "ok", or what else there is."""
+        lines = await asyncio.gather(*(self._line(engine, asked) for asked in kind.health))
+        return {asked.name: line for asked, line in zip(kind.health, lines, strict=True)}
+
+    async def _line(self, engine: Engine, asked: HealthProbe) -> str:
+        port = engine.port if asked.helper is None else dict(engine.helpers)[asked.helper]
+        url = f"http://{engine.host}:{port}{asked.path or '/'}"
+        try:
+            answer = await self._http.get(url, headers=_headers(engine))
+        except httpx2.HTTPError as error:
+            return f"no answer ({type(error).__name__})"
+        if asked.path is None:
+            return "ok"  # nobody says what it answers: that it does is all there is to know
+        if answer.status_code != httpx2.codes.OK:
+            return f"HTTP status {answer.status_code}"
+        return "ok" if asked.field is None else _field(answer, asked.field)
 
     async def answers(self, engine: Engine, kind: EngineKind, timeout_s: float) -> str | None:
         """Let the engine generate one token.
@@ -138,6 +160,15 @@ class EngineProbe:
 
 def _headers(engine: Engine) -> dict[str, str]:
     return {} if engine.key is None else {"authorization": f"Bearer {engine.key}"}
+
+
+def _field(answer: httpx2.Response, name: str) -> str:
+    """Return the value of a field of a JSON object as it is shown."""
+    try:
+        value = answer.json()[name]
+    except (ValueError, LookupError, TypeError):
+        return f"no field {name!r} in the answer"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_counter(text: str, name: str) -> float | None:

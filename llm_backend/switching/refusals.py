@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from llm_backend.errors import Conflict, DeviceBusy, EngineGone, ModelNotActive, Overloaded
+from llm_backend.errors import (
+    Conflict,
+    DeviceBusy,
+    EngineGone,
+    ModelNotActive,
+    Overloaded,
+    ShuttingDown,
+)
 from llm_backend.switching.events import DeviceLease
+
+
+def shutting_down() -> ShuttingDown:
+    """Tell that the gateway ends."""
+    return ShuttingDown("The gateway is shutting down.", retry_after_s=5)
 
 
 def queue_full(waiting: int, wait_s: float) -> Overloaded:

@@ -11,11 +11,11 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from llm_backend.errors import LLMBackendError, ShuttingDown
+from llm_backend.errors import LLMBackendError
 from llm_backend.switching import events as ev
 from llm_backend.switching.engine_tasks import EngineTasks
 from llm_backend.switching.entry import Claim, Entry
-from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace, expected_s
+from llm_backend.switching.estimates import USUAL, Durations, Outlook, Pace
 from llm_backend.switching.feed import Feed
 from llm_backend.switching.forecast import Forecast
 from llm_backend.switching.history import WantedFile
@@ -24,9 +24,11 @@ from llm_backend.switching.lease import ORDINARY, Lease, Terms
 from llm_backend.switching.lending import Lending, LoanFile
 from llm_backend.switching.memory import MemoryGate
 from llm_backend.switching.needs import needs_of
-from llm_backend.switching.residency import WAYS_UP, Rung
+from llm_backend.switching.refusals import shutting_down
+from llm_backend.switching.relaunching import Relaunching
+from llm_backend.switching.residency import Rung
 from llm_backend.switching.scheduler import Scheduler
-from llm_backend.switching.states import AT_REST, SERVING, State
+from llm_backend.switching.states import AT_REST, State
 from llm_backend.switching.switches import Move, Switches
 from llm_backend.switching.warming import Warming
 
@@ -45,6 +47,7 @@ class Switcher:
 
     Attributes:
         lending: Lends devices to programs that are not engines.
+        relaunching: Starts engines with other launch options.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Switcher:
         self.lending = Lending(
             self._apply, self._ask, tools.gate, tools.feed, loans, rules.capacity
         )
+        self.relaunching = Relaunching(self._keepers, self.switch, self._unload)
 
     # For those who want an engine
 
@@ -124,12 +128,13 @@ class Switcher:
             ShuttingDown: nothing is begun any more.
         """
         if self._closing:
-            raise _shutting_down()
+            raise shutting_down()
         self._apply(ev.SwitchAsked(next(self._tickets), model))
 
     async def unload(self, models: Sequence[str]) -> list[str]:
         """End the engines of these models after draining them; return those that had one."""
-        running = [m for m in models if self._keepers[m].engine or m in self._busy_models()]
+        is_up = {m: self.entries[m].state not in AT_REST for m in models}
+        running = [m for m in models if self._keepers[m].engine or is_up[m]]
         await asyncio.gather(*(self._unload(model) for model in models))
         return running
 
@@ -189,12 +194,7 @@ class Switcher:
 
     def way_up_s(self, model: str) -> float:
         """Return the seconds that bringing a model up takes; 0 if it is up, or nobody knows."""
-        entry = self.entries[model]
-        if entry.state in SERVING:
-            return 0.0
-        rung = entry.rung if entry.state is State.ASLEEP else None
-        stage = "start" if rung is None else WAYS_UP[rung]
-        return expected_s(self.durations(model), stage) or 0.0
+        return self.entries[model].way_up_s(self.durations(model))
 
     def estimate_s(self, model: str) -> float | None:
         """Return the seconds until a model is awake; None where it never came up so before."""
@@ -202,6 +202,10 @@ class Switcher:
         if entry.state is State.AWAKE or not self.durations(model).get("start"):
             return None
         return round(self.forecast().awake_s(model), 3)
+
+    async def parts(self) -> dict[str, Mapping[str, str]]:
+        """Return by model what the processes of engines that have several say of their health."""
+        return await self._tasks.parts(self._tools.probe)
 
     def awake(self) -> list[str]:
         """Return the models that are awake, the last used first."""
@@ -227,7 +231,9 @@ class Switcher:
                     self._tasks.watch(engine.model)
             else:
                 loading.append(engine.model)
-        aims = wanted.values() if wanted else filter(None, [self._preload])
+        # What a gateway with another catalog wanted does not count.
+        ours = [model for model in wanted.values() if model is None or model in self._keepers]
+        aims = ours or filter(None, [self._preload])
         for model in [*loading, *aims]:
             if model in self._keepers and self.entries[model].state is State.STOPPED:
                 self.begin_switch(model)
@@ -238,14 +244,15 @@ class Switcher:
         for timer in self._timers:
             timer.cancel()
         for lease in list(self._lines.values()):
-            lease.refuse(_shutting_down())
+            lease.refuse(shutting_down())
         for operator in self._operators.values():
             if not operator.done():
-                operator.set_exception(_shutting_down())
+                operator.set_exception(shutting_down())
 
     async def close(self) -> None:
         """Refuse whoever waits and let go; running engines go on without us."""
         self.refuse_newcomers()
+        await self.relaunching.close()
         await self.lending.close()
         await self._warming.close()
         await self._tasks.close()
@@ -256,7 +263,7 @@ class Switcher:
     def take_in(self, lease: Lease) -> None:
         """Put a lease in line, or grant or refuse it at once."""
         if self._closing:
-            lease.refuse(_shutting_down())
+            lease.refuse(shutting_down())
             return
         if self._scheduler.grant_at_once(lease.model, lease.since):
             self._grant(lease, lease.model, lease.since)
@@ -380,7 +387,7 @@ class Switcher:
 
     async def _ask(self, make: Callable[[ev.Ticket], ev.Event]) -> None:
         if self._closing:
-            raise _shutting_down()
+            raise shutting_down()
         ticket = next(self._tickets)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._operators[ticket] = answer
@@ -390,10 +397,3 @@ class Switcher:
         finally:
             if self._operators.pop(ticket, None) is not None:
                 self._apply(ev.Left(ticket))
-
-    def _busy_models(self) -> set[str]:
-        return {m for m, e in self.entries.items() if e.state not in AT_REST}
-
-
-def _shutting_down() -> ShuttingDown:
-    return ShuttingDown("The gateway is shutting down.", retry_after_s=5)

@@ -98,6 +98,24 @@ def fetch(
     return store.snapshot(weights.repo, wanted.commit) / (weights.file or "")
 
 
+def file_names(
+    weights: HubWeights, store: Store, *, endpoint: str | None = None
+) -> tuple[str, ...]:
+    """Return the names of all files that the hub has of a repository.
+
+    Blocks.
+
+    Raises:
+        DownloadError: the hub does not answer, or refuses; says what to do.
+    """
+    hub = (endpoint or constants.ENDPOINT).rstrip("/")
+    with _explained(weights, store, hub):
+        info = HfApi(endpoint=hub).model_info(
+            weights.repo, revision=store.revision(weights), timeout=_LISTING_TIMEOUT_S
+        )
+    return tuple(sibling.rfilename for sibling in info.siblings or ())
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """What has to be here in the end."""
@@ -271,7 +289,7 @@ def _refusal(weights: HubWeights, hub: str, error: HfHubHTTPError) -> DownloadEr
         )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
         return DownloadError(
-            f"{hub} has no {repo} ({status}).", hint="Check `repo` in the catalog."
+            f"{hub} has no {repo} ({status}).", hint="Check the name: it is `repo` in the catalog."
         )
     return DownloadError(
         f"{hub} answers {status} for {repo}.", hint="Try again later: what came in is kept."

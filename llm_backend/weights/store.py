@@ -104,6 +104,13 @@ class Store:
             return f"{weights.package}/{weights.file} {weights.sha256}"
         return _path_identity(Path(weights.path).expanduser().absolute())
 
+    def files(self, repo: str) -> tuple[str, ...]:
+        """Return the names of a repository's files that are here, verified."""
+        weights = HubWeights(source="hub", repo=repo)
+        commit = self.revision(weights)
+        record = {} if commit is None else _read_json(self._record_path(repo, commit))
+        return tuple(record.get("files", {}))
+
     # Where things of the hub lie
 
     def repository(self, repo: str) -> Path:

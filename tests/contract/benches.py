@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import socket
+import subprocess
 import sys
 import tarfile
 import threading
@@ -22,9 +24,10 @@ from docker.errors import ImageNotFound
 from docker.utils import kwargs_from_env
 
 import llm_backend
-from llm_backend.engines.base import LaunchPlan, file_name
+from llm_backend.engines.base import LaunchPlan, Upkeep, file_name
 from llm_backend.runtimes.base import Engine, Runtime
 from llm_backend.runtimes.docker import DockerRuntime
+from llm_backend.runtimes.external import ExternalRuntime
 from llm_backend.runtimes.locks import is_held
 from llm_backend.runtimes.ports import free_port
 from llm_backend.runtimes.process import ProcessRuntime
@@ -158,6 +161,42 @@ class ProcessBench(Bench[ProcessRuntime]):
 
     def _make(self, **options: Any) -> ProcessRuntime:
         return ProcessRuntime(self.state_dir, self.lock_dir, **options)
+
+
+class ExternalBench(Bench[ExternalRuntime]):
+    """Engines are servers of somebody else: of this bench, which starts them and never ends them
+    by the runtime.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._ports: dict[str, int] = {}
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}
+        super().__init__(folder)
+
+    def _make(self, **options: Any) -> ExternalRuntime:
+        return ExternalRuntime(self.state_dir, **options)
+
+    def plan(self, model: str = "a", *flags: str, **fields: Any) -> LaunchPlan:
+        port = self._ports.setdefault(model, free_port("127.0.0.1"))
+        own = {"port": port, "upkeep": Upkeep(interval_s=0.05), **fields}
+        return super().plan(model, *flags, **own)
+
+    async def start(self, plan: LaunchPlan, runtime: ExternalRuntime | None = None) -> Engine:
+        self._serve(plan)
+        return await super().start(plan, runtime)
+
+    def _serve(self, plan: LaunchPlan) -> None:
+        server = self._servers.get(plan.model)
+        if server is None or server.poll() is not None:
+            argv = [word.replace("{port}", str(plan.port)) for word in plan.argv]
+            mark = {**os.environ, "LLM_BACKEND_STATE": str(self.state_dir)}
+            self._servers[plan.model] = subprocess.Popen(argv, cwd=plan.cwd, env=mark)
+
+    async def close(self) -> None:
+        for server in self._servers.values():
+            server.kill()
+            server.wait(PATIENCE_S)
+        await super().close()
 
 
 class DockerBench(Bench[DockerRuntime]):

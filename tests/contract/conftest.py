@@ -2,7 +2,9 @@
 
 anyio_backend: every test runs on asyncio's own loop and on uvloop.
 engine_of_docker: a Docker engine answers; without one the tests are skipped, which fails in CI.
-kind_of_bench: which runtime; a module for one of them overrides it.
+kind_of_bench: which runtime, of those that start and end engines; a module for one of them
+    overrides it.
+any_bench: the same as `bench`, for what runtimes promise that only watch engines of others too.
 bench: one runtime over an empty state, whose engines are fake engines. It is closed after the
     test, which fails if a process, a held lock or a bound port is left.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.benches import Bench, DockerBench, ProcessBench
+from tests.contract.benches import Bench, DockerBench, ExternalBench, ProcessBench
 
 
 @pytest.fixture(
@@ -38,10 +40,12 @@ def _descriptors() -> int:
     return sum(link != Path(os.devnull) for link in links)
 
 
-RUNTIMES = [
+OWNERS = [
     pytest.param(ProcessBench, id="process"),
     pytest.param(DockerBench, id="docker", marks=pytest.mark.docker),
 ]
+"""Those that start and end engines."""
+RUNTIMES = [*OWNERS, pytest.param(ExternalBench, id="external")]
 
 
 @pytest.fixture(scope="session")
@@ -54,20 +58,33 @@ def engine_of_docker() -> None:
         pytest.skip("no Docker engine answers: bash tests/e2e/ground/engine.sh (root)")
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(params=OWNERS)
 def kind_of_bench(request: pytest.FixtureRequest) -> type[Bench[Any]]:
     kind: type[Bench[Any]] = request.param
     return kind
+
+
+@pytest.fixture(params=RUNTIMES)
+async def any_bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench[Any]]:
+    async for bench in _open(request.param, tmp_path, request):
+        yield bench
 
 
 @pytest.fixture
 async def bench(
     kind_of_bench: type[Bench[Any]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Bench[Any]]:
-    if kind_of_bench is DockerBench:
+    async for bench in _open(kind_of_bench, tmp_path, request):
+        yield bench
+
+
+async def _open(
+    kind: type[Bench[Any]], folder: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Bench[Any]]:
+    if kind is DockerBench:
         request.getfixturevalue("engine_of_docker")
     descriptors = _descriptors()
-    bench = kind_of_bench(tmp_path)
+    bench = kind(folder)
     try:
         yield bench
     finally:

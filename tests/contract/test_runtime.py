@@ -35,12 +35,12 @@ class TestStart:
         with pytest.raises(ConnectionRefusedError):
             await bench.get(engine, "/health")
 
-    async def test_running_engine_is_not_started_twice(self, bench: Bench[Any]) -> None:
-        plan = bench.plan("a")
-        engine = await bench.start_ready(plan)
+    async def test_running_engine_is_not_started_twice(self, any_bench: Bench[Any]) -> None:
+        plan = any_bench.plan("a")
+        engine = await any_bench.start_ready(plan)
         with pytest.raises(EngineStartFailed, match="engine of a still runs"):
-            await bench.start(plan)
-        assert (await bench.get(engine, "/health"))[0] == 200
+            await any_bench.start(plan)
+        assert (await any_bench.get(engine, "/health"))[0] == 200
 
     async def test_ended_engine_is_started_anew(self, bench: Bench[Any]) -> None:
         first = await bench.start_ready(bench.plan("a"))
@@ -89,11 +89,11 @@ class TestExclusivity:
         await bench.event(started[0].model, "ready")
         assert sum(len(bench.journal(f"m{number}", "start")) for number in range(20)) == 1
 
-    async def test_engines_of_two_groups_run_together(self, bench: Bench[Any]) -> None:
-        first = await bench.start_ready(bench.plan("a", group="gpu0"))
-        second = await bench.start_ready(bench.plan("b", group="gpu1"))
-        assert (await bench.get(first, "/health"))[0] == 200
-        assert (await bench.get(second, "/health"))[0] == 200
+    async def test_engines_of_two_groups_run_together(self, any_bench: Bench[Any]) -> None:
+        first = await any_bench.start_ready(any_bench.plan("a", group="gpu0"))
+        second = await any_bench.start_ready(any_bench.plan("b", group="gpu1"))
+        assert (await any_bench.get(first, "/health"))[0] == 200
+        assert (await any_bench.get(second, "/health"))[0] == 200
 
 
 class TestExit:
@@ -114,10 +114,10 @@ class TestExit:
         assert ended.reason == "killed by SIGKILL (out of memory?)"
         assert await bench.runtime.poll(engine) == ended
 
-    async def test_stop_of_an_ended_engine_returns_its_exit(self, bench: Bench[Any]) -> None:
-        engine = await bench.start(bench.plan("a", "--exit-at-start", "3"))
-        ended = await bench.runtime.wait(engine)
-        assert await bench.runtime.stop(engine, 5) == ended
+    async def test_stop_of_an_ended_engine_returns_its_exit(self, any_bench: Bench[Any]) -> None:
+        engine = await any_bench.start(any_bench.plan("a", "--exit-at-start", "3"))
+        ended = await any_bench.runtime.wait(engine)
+        assert await any_bench.runtime.stop(engine, 5) == ended
 
     async def test_exit_outlives_the_runtime_that_saw_it(self, bench: Bench[Any]) -> None:
         engine = await bench.start(bench.plan("a", "--exit-at-start", "3"))
@@ -175,12 +175,12 @@ class TestStop:
         assert len(bench.journal("a", "sigterm")) == 1
         assert bench.processes() == []
 
-    async def test_cancelled_wait_leaves_the_engine_alone(self, bench: Bench[Any]) -> None:
-        engine = await bench.start_ready(bench.plan("a"))
+    async def test_cancelled_wait_leaves_the_engine_alone(self, any_bench: Bench[Any]) -> None:
+        engine = await any_bench.start_ready(any_bench.plan("a"))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(bench.runtime.wait(engine), 0.05)
-        assert await bench.runtime.poll(engine) is None
-        assert (await bench.runtime.stop(engine, 5)).code == 0
+            await asyncio.wait_for(any_bench.runtime.wait(engine), 0.05)
+        assert await any_bench.runtime.poll(engine) is None
+        assert (await any_bench.runtime.stop(engine, 5)).code in {0, None}
 
 
 class TestSurvey:
@@ -239,13 +239,13 @@ class TestSurvey:
         assert await bench.new_runtime().survey([plan]) == []
         assert bench.processes() == []
 
-    async def test_nothing_to_find(self, bench: Bench[Any]) -> None:
-        assert await bench.runtime.survey([bench.plan("a")]) == []
+    async def test_nothing_to_find(self, any_bench: Bench[Any]) -> None:
+        assert await any_bench.runtime.survey([any_bench.plan("a")]) == []
 
 
 class TestLogs:
-    async def test_tail_of_a_model_that_never_ran_is_empty(self, bench: Bench[Any]) -> None:
-        assert await bench.runtime.log_tail("a", 10) == []
+    async def test_tail_of_a_model_that_never_ran_is_empty(self, any_bench: Bench[Any]) -> None:
+        assert await any_bench.runtime.log_tail("a", 10) == []
 
     async def test_tail_is_that_of_the_last_start(self, bench: Bench[Any]) -> None:
         first = await bench.start(bench.plan("a", "--exit-at-start", "3"))

@@ -119,7 +119,7 @@ class Card:
         gate, history = MemoryGate(self.probe), History(root / "history.json")
         tools = Tools(gate, probe, Feed(), history, WatchRules(), doubts)
         keeper = EngineKeeper(
-            Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store)), tools
+            Launch(spec, kind_of(spec), runtime, lambda _: plan_for(spec, store)), tools
         )
         try:
             yield keeper

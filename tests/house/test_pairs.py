@@ -14,12 +14,22 @@ ELSEWHERE = {
     ),
     "data of the configuration: tests/unit/config reads, refuses and explains it as files": (
         "config/catalog.py",
+        "config/engine_options.py",
         "config/references.py",
         "config/settings.py",
         "config/shape.py",
+        "config/weights.py",
     ),
     "tests/house/test_reference.py holds the tree to its page": ("errors.py",),
-    "tests/contract runs it with real processes": ("runtimes/life.py", "runtimes/process.py"),
+    "tests/integration/test_embedded.py runs it with real engine processes": (
+        "core.py",
+        "inference.py",
+    ),
+    "tests/contract runs it with real processes": (
+        "runtimes/helpers.py",
+        "runtimes/life.py",
+        "runtimes/process.py",
+    ),
     "tests/contract runs it with real containers": (
         "runtimes/docker.py",
         "runtimes/docker_guard.py",
@@ -28,6 +38,9 @@ ELSEWHERE = {
     "tests/unit/testing/test_fake_engine.py starts the program that they are parts of": (
         "testing/fake_answers.py",
         "testing/fake_http.py",
+    ),
+    "tests/integration/test_helpers.py runs its two programs as an engine": (
+        "testing/fake_npu.py",
     ),
     "tests/integration runs it in a real gateway with real engine processes": (
         "gateway/edge.py",

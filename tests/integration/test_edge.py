@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.endpoints import ENDPOINTS, GENERATE_PATH
 from tests.harness import GatewayHome
 from tests.integration.gateways import (
     CHAT,
@@ -101,6 +101,8 @@ def test_every_route_asks_for_its_scope(
     body = {"model": "echo"} if method == "POST" and "unload" not in path else None
     if "unload" in path:
         body = {"model": "nobody"}
+    if path == GENERATE_PATH:
+        body = {"model": "echo", "prompt": "Say hi"}
     for who, style in HELD:
         response = http.request(method, path, json=body, headers=headers_of(who, style))
         status = 404 if "unload" in path and who == "ops" else expected(who, scope)

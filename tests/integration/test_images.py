@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import socket
 import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import httpx2
 import orjson
 import pytest
 
+from llm_backend.gateway.endpoints import GENERATE_PATH
 from llm_backend.runtimes.ports import free_port
 from tests import recording_engine
 from tests.harness import ALL, GatewayHome, eventually
@@ -27,6 +31,7 @@ from tests.integration.gateways import (
     connected,
     error_of,
     fake,
+    fakes,
     key_of,
     key_setting,
     log_of,
@@ -49,6 +54,7 @@ from tests.unit.gateway.pictures import (
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
 
 PROMISED_S = 0.05
+LOAD = "/api/v1/inference/load"
 
 
 def salted(root: Path) -> dict[str, Any]:
@@ -110,8 +116,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, allowed_port: int) -> Iterato
         "echo": recorder(),
         "salted": salted,
         **fake("slow", "--token-delay-s 0.05 --tokens 400"),
+        **fakes(eye=""),
     }
-    images = {"allowed_hosts": [f"127.0.0.1:{allowed_port}"], "count": 10}
+    hosts = [f"127.0.0.1:{allowed_port}", "localhost"]
+    images = {"allowed_hosts": hosts, "count": 10}
     with shared_gateway(tmp_path_factory, models, keys=keys, images=images) as home:
         yield home
         at_rest(home)
@@ -134,27 +142,120 @@ def posted(http: httpx2.Client, model: str, **fields: Any) -> httpx2.Response:
 # What an engine never sees
 
 
-async def test_nothing_bad_reaches_an_engine_and_nobody_is_connected_to(
-    home: GatewayHome, http: httpx2.Client
+@dataclass(frozen=True)
+class Asked:
+    """A request with pictures, and whether it gets to an engine."""
+
+    fields: dict[str, Any]
+    passes: bool = False
+
+
+def inputs(port: int) -> dict[str, Asked]:
+    """The catalogue of pictures, each in a standard part; `port` is that of the trap."""
+    inline = {**BAD_INLINE, **TOO_LARGE, **addresses(port)}
+    table = {name: Asked(chat_body(url)) for name, url in inline.items()}
+    table |= {f"good: {name}": Asked(chat_body(url), passes=True) for name, url in GOOD.items()}
+    return table | {
+        "ten": Asked(chat_body(*[GOOD["PNG"]] * 10), passes=True),
+        "eleven": Asked(chat_body(*[GOOD["PNG"]] * 11)),
+        "a bad one among nine good ones": Asked(
+            chat_body(*[GOOD["PNG"]] * 5, BAD_INLINE["SVG as PNG"], *[GOOD["PNG"]] * 4)
+        ),
+        "a name that is allowed, and leads to this machine": Asked(
+            chat_body(f"http://localhost:{port}/x.png")
+        ),
+        "a host that is allowed, at another port": Asked(chat_body(f"http://127.0.0.1:{port}/x")),
+    }
+
+
+def as_part(asked: Asked) -> tuple[str, dict[str, Any]]:
+    """A chat with the pictures as standard parts."""
+    return CHAT, asked.fields
+
+
+def as_field(asked: Asked) -> tuple[str, dict[str, Any]]:
+    """A chat with the pictures in the field `images` of the message."""
+    return CHAT, {"messages": [{**MESSAGES[0], "images": urls_of(asked)}]}
+
+
+def as_text(asked: Asked) -> tuple[str, dict[str, Any]]:
+    """The text API."""
+    return GENERATE_PATH, {"prompt": "?", "images": urls_of(asked)}
+
+
+def urls_of(asked: Asked) -> list[Any]:
+    _, *parts = asked.fields["messages"][0]["content"]
+    return [part["image_url"]["url"] for part in parts]
+
+
+class Trap:
+    """Listens where no picture may be fetched from, on every address of this machine."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        self.socket.setblocking(False)
+        self.port = int(self.socket.getsockname()[1])
+
+    @property
+    def visits(self) -> int:
+        """How many have come since the last look: a connection is there before it is accepted."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.accept()[0].close()
+                count += 1
+        return count
+
+
+@pytest.fixture(scope="module")
+def trap() -> Iterator[Trap]:
+    trap = Trap()
+    with trap.socket:
+        with socket.create_connection(("127.0.0.1", trap.port)):
+            assert trap.visits == 1
+        yield trap
+
+
+@pytest.mark.feature("Images: bad input is a 400, and nobody is connected to")
+@pytest.mark.parametrize("door", [as_part, as_field, as_text], ids=lambda door: door.__name__)
+@pytest.mark.parametrize("name", list(inputs(1)))
+def test_a_picture_is_answered_or_refused(
+    home: GatewayHome, http: httpx2.Client, trap: Trap, name: str, door: Any
 ) -> None:
+    asked = inputs(trap.port)[name]
+    path, fields = door(asked)
+    assert http.post(LOAD, json={"model": "eye"}, headers=home.admin).status_code == 200
+    reached = home.events("eye").count("request")
+
+    content = orjson.dumps({"model": "eye", "max_tokens": 1, **fields})
+    response = http.post(path, content=content, headers={"content-type": "application/json"})
+
+    if asked.passes:
+        assert response.status_code == 200, response.text
+    else:
+        code = {400: "invalid_request", 413: "body_too_large"}[response.status_code]
+        assert error_of(response, response.status_code, code)["message"]
+    assert home.events("eye").count("request") == reached + asked.passes
+    assert trap.visits == 0
+
+
+def test_the_catalogue_has_more_than_sixty() -> None:
+    table = inputs(1)
+    assert len(table) >= 90
+    assert sum(asked.passes for asked in table.values()) >= 8
+
+
+def test_what_is_refused_is_refused_at_once(home: GatewayHome, http: httpx2.Client) -> None:
     """The catalogue of bad pictures and bad fields: each is a 400 or 413 within 50 ms."""
-    assert home.load("slow").status_code == 200
-    asked = home.events("slow").count("request")
-    async with pictures() as trap:
-        bad = {name: chat_body(url) for name, url in (BAD_INLINE | TOO_LARGE).items()}
-        bad |= {name: chat_body(url) for name, url in addresses(trap.port).items()}
-        bad |= WRONG | {"eleven": chat_body(*[GOOD["PNG"]] * 11)}
-        assert len(bad) >= 80
-        took = []
-        for name, fields in bad.items():
-            body = orjson.dumps({"messages": MESSAGES, "model": "slow", **fields})
-            headers = {"content-type": "application/json"}
-            began = time.perf_counter()
-            response = await asyncio.to_thread(http.post, CHAT, content=body, headers=headers)
-            took.append(time.perf_counter() - began)
-            assert response.status_code in {400, 413}, (name, response.text)
-        assert trap.asked == []
-    assert home.events("slow").count("request") == asked
+    bad = {name: asked.fields for name, asked in inputs(1).items() if not asked.passes} | WRONG
+    took = []
+    for name, fields in bad.items():
+        body = orjson.dumps({"messages": MESSAGES, "model": "eye", **fields})
+        headers = {"content-type": "application/json"}
+        began = time.perf_counter()
+        response = http.post(CHAT, content=body, headers=headers)
+        took.append(time.perf_counter() - began)
+        assert response.status_code in {400, 413}, (name, response.text)
     assert statistics.median(took) < PROMISED_S
 
 
@@ -165,10 +266,6 @@ def test_good_pictures_reach_it_byte_for_byte(http: httpx2.Client, name: str) ->
         http.post(CHAT, content=body, headers={"content-type": "application/json"})
     )
     assert reached == body
-
-
-def test_ten_pictures_are_not_too_many(http: httpx2.Client) -> None:
-    recorded(http.post(CHAT, json={"model": "echo", **chat_body(*[GOOD["PNG"]] * 10)}))
 
 
 async def test_the_gateway_fetches_what_is_allowed_and_the_engine_gets_it_inline(
@@ -188,6 +285,30 @@ async def test_the_gateway_fetches_what_is_allowed_and_the_engine_gets_it_inline
         )
         assert "answered 302" in error["message"]
         assert host.asked == ["/x.png", "/moved.png"]
+
+
+# The fields that no API has
+
+
+@pytest.mark.feature("Images: the fields image and images become standard parts")
+async def test_a_picture_in_a_field_of_the_message_gets_to_the_engine_as_a_part(
+    http: httpx2.Client, allowed_port: int
+) -> None:
+    text = "![not this one](http://127.0.0.1:1/x.png)"
+    async with pictures(allowed_port) as host:
+        link = f"![a cat](http://127.0.0.1:{allowed_port}/x.png)"
+        message = {"role": "user", "content": text, "image": link, "images": [GOOD["GIF"], PNG64]}
+        body = {"model": "echo", "messages": [message]}
+        reached, _ = recorded(await asyncio.to_thread(http.post, CHAT, json=body))
+        assert host.asked == ["/x.png"]
+    given = chat_body(GOOD["PNG"], GOOD["GIF"], GOOD["PNG"])
+    given["messages"][0]["content"][0]["text"] = text
+    assert orjson.loads(reached) == {"model": "echo", **given}
+
+
+def test_other_routes_keep_their_fields(http: httpx2.Client) -> None:
+    body = {"model": "echo", "messages": [{**MESSAGES[0], "image": "a cat"}]}
+    assert orjson.loads(recorded(http.post("/v1/messages", json=body))[0]) == body
 
 
 # Keys

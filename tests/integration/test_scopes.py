@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from llm_backend.gateway.endpoints import ENDPOINTS
+from llm_backend.gateway.endpoints import ENDPOINTS, GENERATE_PATH
 from tests.harness import GatewayHome
 from tests.integration.gateways import (
     at_rest,
@@ -91,6 +91,8 @@ TWO = [
 def status_of(http: httpx2.Client, method: str, path: str, headers: dict[str, str]) -> int:
     """Ask, for nothing that does anything."""
     body = {"model": "nobody"} if method == "POST" else None
+    if path == GENERATE_PATH:
+        body = {"model": "nobody", "prompt": "Say hi"}
     with http.stream(method, path, json=body, headers=headers) as response:
         return response.status_code
 

@@ -41,7 +41,7 @@ async def test_real_vllm_sleeps_and_wakes_at_both_levels(
     tools = Tools(MemoryGate(Probes([])), probe, Feed(), history, WatchRules(), doubts)
     store = Store(tmp_path)
     keeper = EngineKeeper(
-        Launch(spec, kind_of(spec), runtime, lambda: plan_for(spec, store)), tools
+        Launch(spec, kind_of(spec), runtime, lambda _: plan_for(spec, store)), tools
     )
     told: list[Notice] = []
     try:

@@ -13,9 +13,10 @@ import yaml
 
 from llm_backend.config import load_settings
 from llm_backend.config.settings import KeySettings, Settings
+from llm_backend.core import lock_dir, rules_of
 from llm_backend.errors import AlreadyRunning, ConfigError, SetupError
 from llm_backend.runtimes.locks import gateway_lock
-from llm_backend.server import Address, _listening, _run_record, lock_dir, rules_of, run
+from llm_backend.server import Address, _listening, _run_record, run
 
 
 def settings(folder: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:

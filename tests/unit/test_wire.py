@@ -149,6 +149,10 @@ def test_stream_is_a_boolean(wrong: object) -> None:
     assert wants_stream({"stream": True})
 
 
+def test_half_a_pair_of_surrogates_is_shown_in_what_can_be_written() -> None:
+    assert shown({"\ud800": "\udfff"}) == '{"?": "?"}'
+
+
 def test_a_long_wrong_value_is_shown_in_part() -> None:
     with pytest.raises(InvalidRequest) as raised:
         requested_model({"model": ["x" * 10_000]})
@@ -183,8 +187,8 @@ def test_openai_s_errors() -> None:
     ],
 )
 def test_anthropic_s_errors(error: LLMBackendError, kind: str) -> None:
-    shown = error_object(error, "anthropic")
-    assert shown == {"type": "error", "error": {"type": kind, "message": "x"}}
+    told = error_object(error, "anthropic")
+    assert told == {"type": "error", "error": {"type": kind, "message": "x"}}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm_backend.engines.launch_options import LaunchOptions
 from llm_backend.errors import InvalidRequest, ModelNotFound
 from llm_backend.gateway.fleet import Fleet
 from llm_backend.gateway.report import model_path
@@ -25,13 +26,31 @@ router = APIRouter(tags=["control"])
 
 
 class LoadRequest(BaseModel):
-    """Which model to make awake, by id, alias, or where its weights come from."""
+    """Which model to make awake, by id, alias, or where its weights come from, and how.
+
+    The options hold until the engine stops; without any, it is started as the catalog says, or
+    left as it is.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str | None, Field(max_length=200)] = None
     model_path: Annotated[str | None, Field(max_length=1000)] = None
     wait: bool = True
+    max_model_len: Annotated[int | None, Field(ge=128, le=1_048_576, strict=True)] = None
+    gpu_memory_utilization: Annotated[float | None, Field(gt=0, le=1, strict=True)] = None
+    quantization: Annotated[str | None, Field(min_length=1, max_length=60)] = None
+    tensor_parallel_size: Annotated[int | None, Field(ge=1, le=64, strict=True)] = None
+
+    @property
+    def options(self) -> LaunchOptions:
+        """What is to differ from the catalog."""
+        return LaunchOptions(
+            self.max_model_len,
+            self.gpu_memory_utilization,
+            self.quantization,
+            self.tensor_parallel_size,
+        )
 
 
 class UnloadRequest(BaseModel):
@@ -53,14 +72,18 @@ class ClearRequest(BaseModel):
 @router.post("/api/v1/inference/load")
 async def load(service: Service, _: AdminKey, request: LoadRequest) -> JSONResponse:
     """Make a model awake; answers when it is, or at once with `"wait": false`."""
-    model = _wanted(service.fleet, request)
-    await service.switcher.check(model)
+    model, options = _wanted(service.fleet, request), request.options
+    switcher, relaunching = service.switcher, service.switcher.relaunching
+    await (relaunching.check(model, options) if options else switcher.check(model))
     if not request.wait:
-        service.switcher.begin_switch(model)
-        state = service.switcher.entries[model].state.value
+        if options:
+            relaunching.begin(model, options)
+        else:
+            switcher.begin_switch(model)
+        state = switcher.entries[model].state.value
         return JSONResponse({"model": model, "state": state, "seconds": 0.0}, status_code=202)
     began = time.monotonic()
-    await service.switcher.switch(model)
+    await (relaunching.switch(model, options) if options else switcher.switch(model))
     seconds = round(time.monotonic() - began, 3)
     return JSONResponse({"model": model, "state": "awake", "seconds": seconds})
 

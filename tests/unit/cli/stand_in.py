@@ -71,7 +71,8 @@ class StandIn:
     """What the stand-in answers, and what it was asked.
 
     Attributes:
-        answers: Status and body by method and path; a body of type str is sent as it is.
+        answers: Status and body by method and path; a body of type str is sent as it is, one of
+            type bytes as a stream.
         events: What `GET /events` sends, before it stays open.
         hold: Loads, and what is `held`, wait until this is set.
         held: More paths that wait.
@@ -104,6 +105,18 @@ class StandIn:
         """Answer with an error object."""
         error = {"message": message, "type": "x", "param": None, "code": code}
         self.answers[method, path] = (status, {"error": error})
+
+
+def streamed(*pieces: str, model: str = "tiny", reason: str = "stop", wait: str = "") -> bytes:
+    """Return an answer as a stream of chunks, and before it a comment where one is given."""
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces
+    ]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    frames = [f"data: {json.dumps({'model': model, **chunk})}\n\n" for chunk in chunks]
+    comment = f": {wait}\n\n" if wait else ""
+    return "".join([comment, *frames, "data: [DONE]\n\n"]).encode()
 
 
 class _Server(ThreadingHTTPServer):
@@ -170,8 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in {"/api/v1/inference/load", *told.held}:
             told.hold.wait(30)
         status, answer = told.answers.get((self.command, self.path), (404, {}))
-        text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         with suppress(ConnectionError):
+            if isinstance(answer, bytes):
+                self._begin(status, "text/event-stream", len(answer))
+                self.wfile.write(answer)
+                return
+            text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self._begin(status, "application/json", len(text))
             self.wfile.write(text)
 

@@ -11,7 +11,7 @@ import pytest
 
 from llm_backend.cli import bring_up as module
 from llm_backend.cli.bring_up import bring_up, check_port, port_is_free
-from llm_backend.cli.control import find_gateway
+from llm_backend.cli.control import Control, find_gateway
 from llm_backend.cli.project import Project, open_project
 from llm_backend.cli.take_down import end_process
 from llm_backend.errors import AlreadyRunning, SetupError
@@ -34,6 +34,19 @@ def test_the_gateway_runs_in_a_session_of_its_own(project: Project) -> None:
     finally:
         assert end_process(record.process, 30) is False
     assert find_gateway(project.state_dir) is None
+
+
+def test_a_model_of_the_environment_is_for_serve_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MODEL_ID", "/absent.gguf")
+    monkeypatch.setenv("LLM_SERVICE_PORT", "http")
+    record = bring_up(project, "local", lambda *_: None)
+    try:
+        with Control(record, project.state_dir) as control:
+            assert "tiny" in {model["id"] for model in control.status()["models"]}
+    finally:
+        end_process(record.process, 30)
 
 
 def test_a_gateway_that_cannot_start_says_why(project: Project) -> None:

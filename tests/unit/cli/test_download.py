@@ -109,7 +109,7 @@ def test_an_interrupted_download_says_how_to_go_on(
     def interrupted(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_fetch", interrupted)
+    monkeypatch.setattr(module, "bring", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         module.fetch(Terminal(), project, project.model("absent"))

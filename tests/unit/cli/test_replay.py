@@ -10,9 +10,9 @@ import pytest
 
 from llm_backend.cli.replay import Policy, complete_trace, conditions, find_trace
 from llm_backend.config.settings import LimitSettings, Settings, SwitchingSettings
+from llm_backend.core import rules_of
 from llm_backend.replay.shipped import shipped_trace
 from llm_backend.replay.trace import to_line
-from llm_backend.server import rules_of
 from tests.unit.cli.conftest import Command
 
 

@@ -231,11 +231,20 @@ def _load(request: Seen) -> Reply:
     return reply({"model": body["model"], "state": "awake", "seconds": 3.5})
 
 
+def _structured(body: dict[str, Any]) -> str:
+    """Answer as a model that reads the names out of letters, and makes something up for prices."""
+    asked = str(body["messages"][0]["content"])
+    if "price" in asked:
+        return json.dumps({"price": "cheap"})
+    name = next((n for n in ("Анна Ёлкина", "Пётр Щукин") if n in asked), None)
+    return json.dumps({"name": name, "symptoms": ["кашель"], "date": "2026-12-01"})
+
+
 def _chat(body: dict[str, Any]) -> Reply:
     model = body.get("model", "tiny")
     if model not in {"tiny", "coder"}:
         return refusal(404, "model_not_found", f"There is no model {model!r}.")
-    text = "Two and two make four."
+    text = _structured(body) if "response_format" in body else "Two and two make four."
     if not body.get("stream"):
         return reply(completion(text, model), x_request_id="req-1")
     words = [chunk(word if i == 0 else f" {word}") for i, word in enumerate(text.split())]

@@ -25,9 +25,11 @@ MODULES = [
 def test_all_is_sorted_and_holds_the_client_the_errors_and_the_version() -> None:
     tree = {name for name, item in vars(errors).items() if inspect.isclass(item)}
     tree = {name for name in tree if vars(errors)[name].__module__ == errors.__name__}
-    assert set(llm_backend.__all__) == tree | {"LLMClient", "__version__"}
+    others = {"InferenceService", "LLMClient", "LLMClientSync", "__version__"}
+    assert set(llm_backend.__all__) == tree | others
     assert list(llm_backend.__all__) == sorted(llm_backend.__all__)
     assert llm_backend.LLMClient is llm_backend.client.LLMClient
+    assert llm_backend.LLMClientSync is llm_backend.client.LLMClientSync
 
 
 def test_an_unknown_name_is_refused() -> None:
@@ -39,6 +41,17 @@ def test_the_package_imports_no_http_stack_until_the_client_is_asked_for() -> No
     program = (
         "import sys, llm_backend; assert 'httpx2' not in sys.modules; "
         "llm_backend.LLMClient; assert 'httpx2' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_client_brings_neither_the_switcher_nor_pydantic() -> None:
+    program = (
+        "import sys; from llm_backend import LLMClientSync, LLMClient; "
+        "from llm_backend.client.schema import shape_of; shape_of(None); "
+        "loaded = {'pydantic', 'jsonschema_rs', 'llm_backend.switching', 'llm_backend.config'}; "
+        "assert not loaded & sys.modules.keys(); "
+        "from llm_backend import InferenceService; assert 'llm_backend.switching' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

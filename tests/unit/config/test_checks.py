@@ -236,3 +236,102 @@ def test_sleepers_without_room_are_told_that_they_will_be_stopped(root: Path) ->
     assert [level for level, _ in lines] == ["warning", "warning"]
     assert "asleep it keeps 600 MiB of 'gpu0'" in lines[0][1]
     assert "reserves 9500 of 10000 MiB: it will be stopped instead" in lines[0][1]
+
+
+def test_a_model_of_this_machine_names_its_device(root: Path) -> None:
+    (line,) = said(root, CATALOG.replace("    devices: [gpu0]\n", ""))
+
+    assert line == (
+        "error",
+        (
+            "config/models.yaml:4: models.a: 'devices' is missing: name what the model runs on; "
+            "there is gpu0"
+        ),
+    )
+
+
+ELSEWHERE = """\
+models:
+  far:
+    runtimes: [external]
+    engine: {kind: external, base_url: 'http://host:8000'}
+    capabilities: [chat]
+"""
+
+
+def test_a_server_elsewhere_needs_no_device(root: Path) -> None:
+    assert said(root, ELSEWHERE) == []
+
+
+def test_a_server_elsewhere_takes_none(root: Path) -> None:
+    (line,) = said(root, "devices: {gpu0: {}}\n" + ELSEWHERE + "    devices: [gpu0]\n")
+
+    assert line == (
+        "error",
+        (
+            "config/models.yaml:7: models.far.devices: a server elsewhere takes no device of this "
+            "machine; leave it out"
+        ),
+    )
+
+
+COMPANY = """\
+devices: {npu: {kind: cpu}}
+models:
+  npu:
+    runtimes: [process]
+    engine:
+      kind: command
+      argv: [serve, "{port}", "{tokenizer.port}"]
+      helpers:
+        - {name: tokenizer, argv: [tok, "{port}"]}
+        - {name: bus, argv: [bus]}
+      health:
+        chip: {path: /chip, helper: bus}
+    capabilities: [chat]
+    devices: [npu]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        pytest.param("chip", "chip", None, id="nothing is wrong"),
+        pytest.param(
+            "name: bus",
+            "name: tokenizer",
+            "10: models.npu.engine.helpers[1].name: 'tokenizer' is the name of another helper too",
+            id="twice",
+        ),
+        pytest.param(
+            "name: tokenizer",
+            "name: model",
+            "9: models.npu.engine.helpers[0].name: 'model' is the name of the engine itself too",
+            id="the engine's",
+        ),
+        pytest.param(
+            "helper: bus",
+            "helper: busx",
+            "12: models.npu.engine.health.chip.helper: no helper is called 'busx'; "
+            "did you mean 'bus'?",
+            id="asked of nobody",
+        ),
+        pytest.param(
+            "{tokenizer.port}",
+            "{tokeniser.port}",
+            "7: models.npu.engine.argv: '{tokeniser.port}': no helper is called 'tokeniser'; "
+            "did you mean 'tokenizer'?",
+            id="port of nobody",
+        ),
+        pytest.param(
+            "chip:",
+            "bus:",
+            "12: models.npu.engine.health.bus: 'bus' is the name of another helper too",
+            id="shown twice",
+        ),
+    ],
+)
+def test_helpers(root: Path, old: str, new: str, text: str | None) -> None:
+    lines = [line for _, line in said(root, COMPANY.replace(old, new))]
+
+    assert (f"config/models.yaml:{text}" in lines) if text else (lines == [])

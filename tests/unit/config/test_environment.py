@@ -67,7 +67,7 @@ def test_a_text_becomes_what_the_setting_is(
         ("LLM_SERVER__PORT", "[1", "'[1' is not a whole number from 0 to 65535"),
         ("LLM_SERVER__PORT", "!mine 1", "null is not a whole number from 0 to 65535"),
         ("LLM_SWITCHING__RESTORE_PREVIOUS", "yes", "'yes' is not true or false"),
-        ("LLM_SETUP", "null", "'null' is not one of 'auto', 'local', 'compose'"),
+        ("LLM_SETUP", "null", "'null' is not one of 'auto', 'local', 'compose', 'external'"),
         ("LLM_SERVER_PORT", "1", "there is no such setting; did you mean 'LLM_SERVER__PORT'?"),
         (
             "LLM_XYZZY_42",

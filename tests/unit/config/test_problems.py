@@ -154,7 +154,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "\n    - chat\n    - visoin",
             "10: models.qwen-vl.capabilities[1]: 'visoin' is not one of 'chat', 'completions', "
             "'responses', 'messages', 'embeddings', 'rerank', 'score', 'tokenize', 'vision', "
-            "'tools'; did you mean 'vision'?",
+            "'video', 'tools'; did you mean 'vision'?",
             id="entry of a list",
         ),
         pytest.param(
@@ -333,7 +333,7 @@ default: c
         pytest.param(
             "state_dir: 7\nsetup: null\n",
             "1: state_dir: 7 is not a path\n"
-            "config/gateway.yaml:2: setup: null is not one of 'auto', 'local', 'compose'",
+            "config/gateway.yaml:2: setup: null is not one of 'auto', 'local', 'compose', 'external'",
             id="paths and null",
         ),
         pytest.param(
@@ -344,7 +344,7 @@ default: c
         pytest.param(
             f"server: {{host: [{'x' * 100}], published_host: {'x' * 100 * 2}}}\nsetup: {'y' * 100}\n",
             "1: server.host: a list is not text that is not empty\n"
-            f"config/gateway.yaml:2: setup: '{'y' * 59}… is not one of 'auto', 'local', 'compose'",
+            f"config/gateway.yaml:2: setup: '{'y' * 59}… is not one of 'auto', 'local', 'compose', 'external'",
             id="long values are cut",
         ),
     ],
@@ -360,7 +360,7 @@ def test_a_file_outside_this_directory_is_named_in_full(
     said = settings_error(here, "setup: remote\n")
     assert (
         said
-        == f"{here}/config/gateway.yaml:1: setup: 'remote' is not one of 'auto', 'local', 'compose'"
+        == f"{here}/config/gateway.yaml:1: setup: 'remote' is not one of 'auto', 'local', 'compose', 'external'"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -194,3 +196,32 @@ PROMPT = "My number is 555 0123, and my name is Ada Lovelace."
 def test_the_words_of_a_client_are_left_out(message: str, told: str) -> None:
     asked = PROMPT.replace(" ", "\n", 2)
     assert unquoted(message, asked) == told
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "seconds"),
+    [
+        (503, b"17", 17),
+        (429, b" 90 ", 90),
+        (429, b"9" * 400, 999_999_999),
+        (503, b"soon", 1),
+        (503, b"-5", 1),
+        (503, None, 1),
+        (503, b"Wed, 21 Oct 2015 07:28:00 GMT", 1),
+        (502, b"30", 30),
+        (500, None, None),
+    ],
+)
+def test_what_the_server_says_of_coming_back_is_passed_on(
+    status: int, after: bytes | None, seconds: float | None
+) -> None:
+    assert error_from(status, b"{}", after).retry_after_s == seconds
+
+
+def test_a_date_to_come_back_is_a_time_to_wait() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+
+    after = error_from(503, b"", date.encode()).retry_after_s
+
+    assert after is not None
+    assert 50 < after <= 60

@@ -9,6 +9,7 @@ import pytest
 
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.engines import plan_for
+from llm_backend.engines.base import Server
 from llm_backend.errors import EngineStartFailed
 from llm_backend.weights.store import Store
 
@@ -49,12 +50,67 @@ def test_the_server_s_own_name_for_the_model_is_used(tmp_path: Path) -> None:
     assert plan.served_name == "Org/Model"
 
 
-def test_the_key_comes_from_its_file(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("sk-1\n")
+def key_file(path: Path, text: str, mode: int = 0o600) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
 
-    plan = plan_for(spec(base_url="http://host", key_file=str(tmp_path / "key")), Store(tmp_path))
+
+def test_the_key_comes_from_its_file(tmp_path: Path) -> None:
+    key = key_file(tmp_path / "key", "sk-1\n")
+
+    plan = plan_for(spec(base_url="http://host", key_file=key), Store(tmp_path))
 
     assert plan.key == "sk-1"
+
+
+def test_each_replica_has_its_own_key(tmp_path: Path) -> None:
+    replicas = [
+        {"base_url": "http://two:8000"},
+        {"base_url": "https://three", "key_file": key_file(tmp_path / "three", "sk-3")},
+    ]
+    key = key_file(tmp_path / "key", "sk-1")
+
+    plan = plan_for(spec(base_url="http://one", key_file=key, replicas=replicas), Store(tmp_path))
+
+    assert plan.key == "sk-1"
+    assert plan.replicas == (Server("two", 8000), Server("three", 443, tls=True, key="sk-3"))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    key = key_file(tmp_path / "key", "sk-1", mode)
+
+    with pytest.raises(EngineStartFailed, match=f"has the mode {mode:04o}") as caught:
+        plan_for(spec(base_url="http://host", key_file=key), Store(tmp_path))
+
+    assert caught.value.hint == f"Let its owner alone read it: chmod 600 {key}"
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two words", "two\nlines"])
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
+    key = key_file(tmp_path / "key", text)
+
+    with pytest.raises(EngineStartFailed, match="is not one word"):
+        plan_for(spec(base_url="http://host", key_file=key), Store(tmp_path))
+
+
+def test_only_what_changes_answers_is_in_the_fingerprint(tmp_path: Path) -> None:
+    def digest(**engine: Any) -> str:
+        made = spec(**{"base_url": "http://host", **engine})
+        return plan_for(made, Store(tmp_path)).fingerprint
+
+    same = [{"replicas": [{"base_url": "http://b"}]}, {"health_interval_s": 1.0}]
+    assert {digest(**engine) for engine in same} == {digest()}
+    others = [{"revision": "2"}, {"base_url": "http://c"}, {"served_name": "x"}]
+    assert len({digest(**engine) for engine in others} | {digest()}) == 4
+
+
+def test_it_takes_no_device_and_excludes_nobody() -> None:
+    one = spec(base_url="http://host").model_copy(update={"devices": ()})
+    other = one.model_copy(update={"id": "other"})
+
+    assert one.exclusivity_group != other.exclusivity_group
 
 
 def test_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -72,5 +72,10 @@ def test_every_kind_says_how_it_is_watched(kind: str, ready_path: str, metric: s
     found = kind_of(spec(kind))
 
     assert (found.name, found.ready_path, found.progress_metric) == (kind, ready_path, metric)
-    assert found.probe_path == "/v1/completions"
-    assert found.probe_body["max_tokens"] == 1
+    if kind == "external":  # a token would cost somebody else's money
+        assert found.probe_path is None
+    else:
+        # The one is known to have plain completions; of the other, the catalog says that it chats.
+        chats = "/v1/chat/completions" if kind == "command" else "/v1/completions"
+        assert found.probe_path == chats
+        assert found.probe_body["max_tokens"] == 1

@@ -26,12 +26,15 @@ def jpeg(width: int = 4, height: int = 4) -> bytes:
 
 
 def gif(width: int = 4, height: int = 4) -> bytes:
-    return b"GIF89a" + struct.pack("<HH", width, height) + b"\0\0\0;"
+    frame = b"," + struct.pack("<HHHH", 0, 0, width, height) + b"\0\2\2L\1\0"
+    return (
+        b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0" + b"\0\xff" * 3 + frame + b";"
+    )
 
 
 def webp(width: int = 4, height: int = 4) -> bytes:
     size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    return b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + size
+    return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + size
 
 
 def data_url(content: bytes, media_type: str = "image/png") -> str:
@@ -71,6 +74,11 @@ BAD_INLINE: dict[str, Any] = {
     "no pixel": data_url(png(0, 0)),
     "head cut off": data_url(png()[:12]),
     "magic alone": data_url(b"\xff\xd8\xff", "image/jpeg"),
+    "PNG cut in its pixels": data_url(png()[:50]),
+    "JPEG cut before its end": data_url(jpeg()[:-2], "image/jpeg"),
+    "GIF cut in its pixels": data_url(gif()[:-3], "image/gif"),
+    "GIF without its end": data_url(gif()[:-1], "image/gif"),
+    "WebP cut in its head": data_url(webp()[:-1], "image/webp"),
     "JPEG of zeros": data_url(b"\xff\xd8\xff" + b"\0" * 30_000, "image/jpeg"),
     "JPEG of fill bytes": data_url(b"\xff\xd8\xff" + b"\xff" * 30_000, "image/jpeg"),
     "WebP without a frame": data_url(b"RIFF\0\0\0\0WEBP", "image/webp"),

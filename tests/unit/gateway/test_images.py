@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from llm_backend.config.catalog import Capability
 from llm_backend.config.settings import ImageSettings
 from llm_backend.errors import BodyTooLarge, InvalidRequest
 from llm_backend.gateway.images import Images, places_of
-from tests.unit.gateway.pictures import BAD_INLINE, GOOD, TOO_LARGE, chat_body, data_url, jpeg, png
+from tests.unit.gateway.pictures import (
+    BAD_INLINE,
+    GOOD,
+    TOO_LARGE,
+    chat_body,
+    data_url,
+    gif,
+    jpeg,
+    png,
+    webp,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +42,8 @@ class Host:
 
 
 async def prepare(body: dict[str, Any], host: Host | None = None, **settings: Any) -> bool:
-    return await Images(ImageSettings(**settings), host or Host()).prepare(body, len(str(body)))
+    images = Images(ImageSettings(**settings), host or Host())
+    return await images.prepare(await images.find(body, len(str(body)), is_chat=True))
 
 
 @pytest.mark.parametrize("name", list(BAD_INLINE))
@@ -69,10 +82,11 @@ async def test_the_number_is_limited() -> None:
 async def test_broken_pictures_of_any_kind_end_in_an_error_of_ours() -> None:
     chance = random.Random(3)  # noqa: S311  # chance, not secrets
     for _ in range(2000):
-        content = bytearray(chance.choice([png(), jpeg()]))
+        make: Callable[[], bytes] = chance.choice([png, jpeg, gif, webp])
+        content = bytearray(make())
         for _ in range(chance.randrange(1, 6)):
             content[chance.randrange(3, len(content))] = chance.randrange(256)
-        kind = "image/png" if content[0] == 0x89 else "image/jpeg"
+        kind = f"image/{make.__name__}"
         cut = bytes(content[: chance.randrange(3, len(content) + 1)])
         try:
             await prepare(chat_body(data_url(cut, kind)))
@@ -178,3 +192,36 @@ async def test_what_a_host_sends_is_checked_like_all_else() -> None:
             await prepare(chat_body(URL), host)
     with pytest.raises(BodyTooLarge):
         await prepare(chat_body(URL), Host(content=png(9000, 9000)))
+
+
+# What a model must be able to do
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("chat", {Capability.VISION}),
+        ("chat, short", {Capability.VISION}),
+        ("messages", {Capability.VISION}),
+        ("responses", {Capability.VISION}),
+        ("video", {Capability.VIDEO}),
+        ("sound", set()),
+        ("a file", set()),
+    ],
+)
+async def test_what_a_model_must_be_able_to_do(name: str, needs: set[Capability]) -> None:
+    images = Images(ImageSettings(), Host())
+    media = await images.find(PLACES[name], 100, is_chat=True)
+    assert media.needs == needs
+
+
+async def test_fields_of_a_message_are_parts_in_a_chat_alone() -> None:
+    def body() -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": "?", "images": [GOOD["PNG"]]}]}
+
+    chat, other = body(), body()
+    images = Images(ImageSettings(), Host())
+    assert await images.prepare(await images.find(chat, 100, is_chat=True)) is True
+    assert chat == chat_body(GOOD["PNG"])
+    assert await images.prepare(await images.find(other, 100, is_chat=False)) is False
+    assert other == body()

@@ -114,3 +114,30 @@ class TestRecords:
     def test_no_record(self, tmp_path: Path) -> None:
         assert Records(tmp_path).load("a") is None
         assert Records(tmp_path).all() == []
+
+
+def test_the_reason_of_a_company_is_that_of_its_own_start(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.path(RECORD.model)
+    assert records.why(RECORD) is None
+    told = {"instance": RECORD.instance, "code": 3, "reason": "ended because of its helper"}
+    records.why_path(RECORD.model).write_text(json.dumps(told))
+
+    why = records.why(RECORD)
+
+    assert why == Exit(3, "ended because of its helper")
+    assert dataclasses.replace(RECORD, code=3).exit(why) == why
+    assert records.why(dataclasses.replace(RECORD, instance="2a")) is None
+    killed = dataclasses.replace(RECORD, code=-9, killed=True)
+    assert "because it did not end in time" in killed.exit(why).reason
+
+
+def test_ports_of_helpers_survive_the_file(tmp_path: Path) -> None:
+    record = dataclasses.replace(RECORD, helpers=(("tok", 8001), ("npu", 8002)))
+    records = Records(tmp_path)
+    records.path(record.model).write_text(json.dumps({**dump(record), "pid": 1}))
+
+    loaded = records.load(record.model)
+
+    assert loaded is not None
+    assert loaded.engine().helpers == record.helpers

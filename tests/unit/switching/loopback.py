@@ -202,7 +202,7 @@ def plan(model: str) -> LaunchPlan:
 
 
 def launch(runtime: Loopback, model: str, **fields: Any) -> Launch:
-    return Launch(spec(model, **fields), KIND, runtime, lambda: plan(model))
+    return Launch(spec(model, **fields), KIND, runtime, lambda _: plan(model))
 
 
 @asynccontextmanager

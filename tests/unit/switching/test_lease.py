@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from llm_backend.errors import EngineGone, LLMBackendError, Overloaded
+from llm_backend.errors import (
+    EngineBroke,
+    EngineGone,
+    InvalidRequest,
+    LLMBackendError,
+    Overloaded,
+)
 from llm_backend.runtimes.base import Engine
+from llm_backend.runtimes.replicas import EJECT_AFTER, ReplicaSet
 from llm_backend.switching.lease import Lease
 
 pytestmark = pytest.mark.anyio
@@ -135,3 +143,77 @@ async def test_a_cause_that_nobody_tells() -> None:
     lease = Line().lease()
     lease.grant(ENGINE, lease.since)
     assert await lease.cause(0.001) is None
+
+
+ONE, TWO = (replace(ENGINE, port=port) for port in (11, 12))
+
+
+def granted(line: Line, replicas: ReplicaSet) -> Lease:
+    """A lease on an engine of two servers."""
+    lease = line.lease()
+    line.take_in(lease)
+    lease.grant(replace(ENGINE, replicas=replicas), 0)
+    return lease
+
+
+@pytest.fixture
+def replicas() -> ReplicaSet:
+    made = ReplicaSet([ONE, TWO], lambda: 0.0)
+    for server in (ONE, TWO):
+        made.note(server, None)
+    return made
+
+
+async def test_each_lease_has_one_of_the_servers_and_gives_it_back(replicas: ReplicaSet) -> None:
+    line = Line()
+    first, second = granted(line, replicas), granted(line, replicas)
+    assert (first.engine, second.engine) == (ONE, TWO)
+    second.__exit__(None, None, None)
+    assert granted(line, replicas).engine == TWO, "the other one has a request"
+
+
+async def test_a_server_without_an_answer_is_exchanged_until_there_is_none(
+    replicas: ReplicaSet,
+) -> None:
+    lease = granted(Line(), replicas)
+    assert lease.elsewhere() == TWO
+    assert lease.engine == TWO
+    assert lease.elsewhere() is None
+    assert lease.engine == TWO
+
+
+async def test_an_engine_that_was_taken_away_is_not_exchanged(replicas: ReplicaSet) -> None:
+    lease = granted(Line(), replicas)
+    lease.refuse(GONE)
+    assert lease.elsewhere() is None
+
+
+async def test_an_engine_of_one_server_is_not_exchanged() -> None:
+    lease = Line().lease()
+    lease.grant(ENGINE, 0)
+    assert lease.elsewhere() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_blamed"),
+    [
+        (EngineGone("x"), True),
+        (EngineBroke("x"), True),
+        (Overloaded("x"), True),
+        (InvalidRequest("x"), False),
+        (None, False),
+        (asyncio.CancelledError(), False),
+    ],
+)
+async def test_a_server_is_blamed_for_its_own_faults(
+    replicas: ReplicaSet, error: BaseException | None, is_blamed: bool
+) -> None:
+    replicas.note(TWO, "down")
+    line = Line()
+    for _ in range(EJECT_AFTER):
+        lease = granted(line, replicas)
+        assert lease.engine == ONE
+        lease.__exit__(type(error) if error else None, error, None)
+    replicas.note(TWO, None)
+    takers = [granted(line, replicas).engine for _ in range(4)]
+    assert (ONE not in takers) is is_blamed

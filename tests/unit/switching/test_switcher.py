@@ -251,6 +251,12 @@ async def test_a_model_that_is_gone_from_the_catalog_is_no_longer_wanted(tmp_pat
         assert owner.entries["a"].state is State.STOPPED
 
 
+async def test_nor_does_it_stand_in_the_way_of_what_is_to_be_preloaded(tmp_path: Path) -> None:
+    WantedFile(tmp_path / "wanted.json").save({"cpu": "gone"})
+    async with switcher(tmp_path, Loopback(), "a", preload="a") as owner:
+        await until(owner, "a", State.AWAKE)
+
+
 # The end
 
 

@@ -184,8 +184,8 @@ class TestTheSwitcher:
     ) -> AsyncIterator[tuple[Switcher, Lease, asyncio.Task[None]]]:
         """A switch to `b` that waits for a lease on `a`."""
         runtime = Loopback()
-        a = Launch(spec("a"), KIND, runtime, lambda: plan("a"))
-        b = Launch(spec("b"), KIND, runtime, lambda: plan("b"), files)
+        a = Launch(spec("a"), KIND, runtime, lambda _: plan("a"))
+        b = Launch(spec("b"), KIND, runtime, lambda _: plan("b"), files)
         async with switcher(folder, runtime, launches=[a, b]) as owner:
             await owner.switch("a")
             with owner.lease("a") as lease:
