@@ -45,7 +45,12 @@ def test_a_model_serves_the_routes_of_its_capabilities() -> None:
     chat, rank = words().models
     assert (chat.name, rank.name) == ("chat", "rank")
     # Answers of /v1/responses are never kept.
-    assert chat.routes == {"/v1/chat/completions": True, "/v1/responses": False}
+    assert chat.routes == {
+        "/v1/chat/completions": True,
+        "/api/v1/chat/completions": True,
+        "/api/v1/inference/generate": True,
+        "/v1/responses": False,
+    }
     assert set(rank.routes) == {"/rerank", "/v1/rerank", "/v2/rerank"}
     assert (chat.rungs, rank.rungs) == ([1, 2], [])
     assert chat.devices == ["cpu"]
