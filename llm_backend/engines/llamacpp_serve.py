@@ -21,8 +21,8 @@ EX_NOINPUT = 66
 EX_SOFTWARE = 70
 
 
-def why_missing(system: str, machine: str) -> str:
-    """Say why xllamacpp is not installed on such a machine, and what to do.
+def no_wheel(system: str, machine: str) -> str | None:
+    """Say that xllamacpp has no wheel for such a machine, and what to do; None where it has.
 
     Args:
         system: As `platform.system()` names it.
@@ -38,7 +38,7 @@ def why_missing(system: str, machine: str) -> str:
             f"xllamacpp has no wheel for {system} on {machine}. Use an entry of the catalog with "
             "`kind: external` that names a server elsewhere."
         )
-    return "xllamacpp is not installed. Run: python -m pip install 'llm-backend[local]'"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import xllamacpp  # noqa: PLC0415  # its absence is one of the answers of this program
     except ImportError:
-        return _fail(why_missing(platform.system(), platform.machine()), EX_UNAVAILABLE)
+        reason = no_wheel(platform.system(), platform.machine())
+        return _fail(reason or "xllamacpp is not installed.", EX_UNAVAILABLE)
     for file in (options.model, options.mmproj):
         if file is not None and not file.is_file():
             return _fail(f"there is no file {file}", EX_NOINPUT)

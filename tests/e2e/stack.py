@@ -146,7 +146,7 @@ class Stack:
         self, name: str, *arguments: str, within_s: float = START_S, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a script of the checkout, as a person would."""
-        command = ["bash", self.root / "scripts" / f"{name}.sh", *arguments]
+        command: list[str | Path] = ["bash", self.root / "scripts" / f"{name}.sh", *arguments]
         return self._run(command, within_s, check=check)
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from tests.e2e.pictures import with_image
 from tests.e2e.stack import ENGINES, PROJECT, Stack, docker
 from tests.harness import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.feature("compose set-up")]
 
 
 def text_of(answer: httpx2.Response) -> str:

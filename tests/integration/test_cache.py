@@ -27,7 +27,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.engine]
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.feature("response cache")]
 
 ALICE = {"authorization": f"Bearer {key_of('alice')}"}
 BOB = {"authorization": f"Bearer {key_of('bob')}"}

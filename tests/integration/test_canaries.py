@@ -29,7 +29,7 @@ from tests.otlp_receiver import Receiver, otlp_receiver
 from tests.redis_server import RedisServer, needs_redis, redis_server
 from tests.unit.gateway.pictures import png
 
-pytestmark = [pytest.mark.engine, needs_redis]
+pytestmark = [pytest.mark.engine, needs_redis, pytest.mark.feature("nothing private is written")]
 
 PLACES = (
     *("system", "prompt", "older_answer", "prefill", "tool", "user", "stop", "fault", "late"),

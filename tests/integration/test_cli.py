@@ -28,6 +28,8 @@ from tests.harness import (
     gateway_home,
 )
 
+pytestmark = pytest.mark.feature("start and stop")
+
 LLM_BACKEND = (sys.executable, "-m", "llm_backend")
 
 

@@ -33,7 +33,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.engine]
+pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.feature("Python client")]
 
 QUESTION = "What is two and two?"
 

@@ -35,7 +35,7 @@ from tests.integration.gateways import (
 )
 from tests.nvml.library import FakeDevice, build
 
-pytestmark = [pytest.mark.engine, needs_chromium]
+pytestmark = [pytest.mark.engine, needs_chromium, pytest.mark.feature("console")]
 
 TEXT: dict[str, Any] = {"capabilities": ["chat"]}
 UP = ["is starting", "launch", "load", "warm up", "is awake"]

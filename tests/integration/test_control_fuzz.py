@@ -18,7 +18,7 @@ import pytest
 from tests.harness import PATIENCE_S, GatewayHome
 from tests.integration.gateways import at_rest, recorder, shared_gateway
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("control API")]
 
 BUDGET_S = int(os.environ.get("FUZZ_S", "40" if os.environ.get("CI") else "15"))
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")

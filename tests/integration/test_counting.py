@@ -44,7 +44,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("metrics")]
 
 ALICE = {"authorization": f"Bearer {key_of('alice')}"}
 LOAD_S = 0.5

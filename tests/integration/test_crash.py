@@ -11,6 +11,8 @@ import pytest
 
 from tests.harness import PATIENCE_S, GatewayHome, eventually, fake_model, gateway_home
 
+pytestmark = pytest.mark.feature("never two engines")
+
 POINTS = [
     "step:wanted:b",
     "state:stopping:a",

@@ -28,7 +28,7 @@ from tests.integration.gateways import CHAT, MESSAGES, key_of, key_setting, post
 from tests.unit.gateway.pictures import chat_body
 from tests.unit.gateway.rig import LOOPS
 
-pytestmark = [pytest.mark.engine, pytest.mark.anyio]
+pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.feature("clients that leave")]
 
 DEPARTURES, AT_ONCE = 10_000, 100
 PROMISED_S, ROOM_S = 1.0, 2.0

@@ -17,6 +17,8 @@ from tests.integration.devices import CARD_MIB, beside, on_card, start_on_card
 from tests.integration.gateways import DEFECTS, error_of
 from tests.nvml.library import FakeDevice, build
 
+pytestmark = pytest.mark.feature("device lease")
+
 LEASE = "/api/v1/device/lease"
 
 

@@ -16,6 +16,8 @@ from tests.integration.devices import CARD_MIB, beside, on_card, start_on_card
 from tests.integration.gateways import DEFECTS, error_of
 from tests.nvml.library import FakeDevice, build
 
+pytestmark = pytest.mark.feature("device memory")
+
 MEMORY_S = {"start_s": 30, "stop_s": 5, "memory_s": 1}
 """A model that waits no longer than this for memory."""
 

@@ -25,7 +25,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("clients that leave")]
 
 PROMISED_S, ROOM_S = 1.0, 1.0
 

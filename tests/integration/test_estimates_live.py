@@ -15,7 +15,7 @@ import pytest
 from tests.harness import PATIENCE_S, GatewayHome, eventually, fake_model, gateway_home
 from tests.integration.gateways import CHAT, client_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.feature("time left")]
 
 LOAD_S = 3.0
 ANSWER_S = 1.6

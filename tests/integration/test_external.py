@@ -214,6 +214,7 @@ def test_the_external_set_up_starts_no_engine(tmp_path: Path) -> None:
         assert home.engine_processes() == []
 
 
+@pytest.mark.feature("replicas")
 def test_requests_are_spread_and_none_is_lost_when_a_replica_dies(tmp_path: Path) -> None:
     one, two = (Replica(tmp_path, name) for name in ("one", "two"))
     with (

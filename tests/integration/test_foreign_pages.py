@@ -20,7 +20,7 @@ from llm_backend.runtimes.ports import free_port
 from tests.harness import GatewayHome
 from tests.integration.gateways import CHAT, log_of, recorder, shared_gateway
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("pages of other sites")]
 
 ADMIN = ["/api/v1/cache/clear", "/api/v1/inference/load", "/api/v1/inference/unload", "/logs/echo"]
 CONSOLE = ["/console", "/console/main.js", "/api/v1/history", "/api/v1/device/lease"]

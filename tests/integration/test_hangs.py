@@ -26,7 +26,7 @@ from tests.integration.gateways import CHAT, DEFECTS, MESSAGES
 from tests.integration.prefilling_engine import LONG_PROMPT, command
 from tests.integration.test_faults import broken_once, mend
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.feature("engines that hang")]
 
 SCALE: Final = float(os.environ.get("HANG_SCALE", "0.1"))
 BUSY_S: Final = float(os.environ.get("BUSY_S", "20"))

@@ -25,7 +25,7 @@ from tests.integration.hostile import (
     wrong_bodies,
 )
 
-pytestmark = [pytest.mark.engine, pytest.mark.anyio]
+pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.feature("hostile clients")]
 
 HEAD_S, BODY_S, ROOM_S = 2, 2, 8
 MIB = 1024 * 1024

@@ -21,7 +21,7 @@ from llm_backend.gateway.upstream import Upstream
 from tests.fault_server import ANSWER
 from tests.unit.gateway.rig import LIMIT, LOOPS, PATIENCE_S, Rig
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.feature("engines that misbehave")]
 
 
 @pytest.fixture(scope="module", params=LOOPS.values(), ids=list(LOOPS))

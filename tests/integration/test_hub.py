@@ -17,6 +17,8 @@ from llm_backend.testing.hub_server import ModelHub, serving
 from llm_backend.weights.hub import fetch
 from llm_backend.weights.store import Store
 
+pytestmark = pytest.mark.feature("downloads")
+
 CONTENT = os.urandom(4 * 1024 * 1024)
 WEIGHTS = HubWeights(source="hub", repo="org/name", file="model.gguf")
 

@@ -23,7 +23,7 @@ from tests.integration.gateways import (
     post_bytes,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("swap on demand")]
 
 LONG, WIDE = "smollm2-long", "smollm2-wide"
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]

@@ -23,7 +23,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("time left")]
 
 LOAD, UNLOAD = "/api/v1/inference/load", "/api/v1/inference/unload"
 LOAD_S = 2.0

@@ -12,7 +12,12 @@ import pytest
 
 from tests.integration.patience import Case, Told, cases, needs_node, through_a_load
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, needs_node]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    needs_node,
+    pytest.mark.feature("patience of SDKs"),
+]
 
 LOAD_S = 28.0
 LIMIT_S = 11.0

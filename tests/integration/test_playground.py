@@ -20,7 +20,7 @@ from tests.integration.browser import REFUSED, Visit, browser, needs_chromium, v
 from tests.integration.gateways import at_rest, client_of, fake, shared_gateway
 from tests.unit.gateway.pictures import data_url, png
 
-pytestmark = [pytest.mark.engine, needs_chromium]
+pytestmark = [pytest.mark.engine, needs_chromium, pytest.mark.feature("console")]
 
 CHAT = ["chat"]
 SEES = ["chat", "vision"]
@@ -145,7 +145,7 @@ def test_a_picture_for_a_model_that_reads_none_is_explained(visit: Visit) -> Non
     turn = visit.ask("What is it?", "blind")
 
     is_over(turn, "failed")
-    expect(turn.get_by_role("alert")).to_contain_text("400 invalid_request")
+    expect(turn.get_by_role("alert")).to_contain_text("400 unsupported_by_model")
     expect(turn.get_by_role("alert")).to_contain_text("request ")
     expect(turn.get_by_role("button", name="Try again")).to_be_visible()
     assert any(line.startswith("The request failed: ") for line in visit.told())

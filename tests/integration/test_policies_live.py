@@ -19,7 +19,7 @@ from llm_backend.engines import llamacpp_serve
 from tests.harness import PATIENCE_S, gateway_home
 from tests.integration.test_engines import SMOLLM2
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.feature("fair policy")]
 
 REQUESTS = 4
 """Of each of the two clients."""

@@ -23,7 +23,12 @@ from tests.integration.test_vllm_engine import PYTHON, ROOT, START_S
 from tests.nvml.library import FakeDevice, build
 from tests.prometheus_server import PrometheusServer, needs_prometheus, prometheus_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, needs_prometheus]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    needs_prometheus,
+    pytest.mark.feature("metrics"),
+]
 
 WINDOWS: Final = {"__rate_interval": "1m", "__interval": "3s", "__range": "5m"}
 """What a short look has for Grafana's variables."""

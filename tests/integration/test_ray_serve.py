@@ -1,6 +1,6 @@
 """A Ray Serve cluster as a server that others run, with Ray's own proxy and replicas.
 
-It needs an environment with Ray; `LLM_TEST_RAY_PYTHON` names its interpreter.
+Ray is among the programs of others: `make works-with`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ import pytest
 from llm_backend.runtimes.ports import free_port
 from tests.harness import REPOSITORY, eventually, gateway_home
 
-PYTHON = Path(os.environ.get("LLM_TEST_RAY_PYTHON", REPOSITORY / ".venv-ray/bin/python"))
+PROGRAMS = REPOSITORY / ".venv-works-with"
 START_S = 180
 
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(
-        not PYTHON.exists(),
-        reason=f"there is no {PYTHON}: make it with requirements/ray.txt, "
-        "or name another one in LLM_TEST_RAY_PYTHON",
+        not (PROGRAMS / "installed").exists(), reason="Ray is not here: make works-with"
     ),
 ]
 
@@ -43,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # The paths of its sockets have to be short.
     with tempfile.TemporaryDirectory(prefix="ray") as folder, (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [PYTHON, REPOSITORY / "tests/ray_application.py", str(port), folder],
+            [PROGRAMS / "bin/python", REPOSITORY / "tests/ray_application.py", str(port), folder],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -17,7 +17,7 @@ from llm_backend.replay.trace import Arrival
 from tests.harness import PATIENCE_S, GatewayHome, eventually, fake_model, gateway_home
 from tests.integration.test_cli import Shell
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("recording and replay")]
 
 SECRETS = ("What the doctor said", "alice", "key-of-alice", "bob", "key-of-bob", "127.0.0.1")
 

@@ -16,7 +16,7 @@ from tests.harness import GatewayHome, eventually
 from tests.integration.gateways import CHAT, MESSAGES, at_rest, client_of, fakes, shared_gateway
 from tests.redis_server import RedisServer, needs_redis, redis_server
 
-pytestmark = [pytest.mark.engine, needs_redis]
+pytestmark = [pytest.mark.engine, needs_redis, pytest.mark.feature("response cache in Redis")]
 
 ROOM_S = 0.9
 """What engine and machine may add to a promised time."""

@@ -20,6 +20,8 @@ from tests.integration.devices import CARD_MIB, start_on_card
 from tests.integration.gateways import DEFECTS
 from tests.nvml.library import FakeDevice, build
 
+pytestmark = pytest.mark.feature("models that sleep")
+
 AWAKE_MIB, ASLEEP_MIB = 13_000, {1: 500, 2: 300}
 TIMEOUTS = {"start_s": 30, "stop_s": 5, "memory_s": 10, "sleep_s": 5, "wake_s": 5}
 WAKES = int(os.environ.get("WAKES", "40"))

@@ -19,7 +19,7 @@ from tests import rogue_engine
 from tests.harness import ALL, GatewayHome, eventually
 from tests.integration.gateways import CHAT, MESSAGES, at_rest, client_of, shared_gateway
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("engines that misbehave")]
 
 REQUEST_S, IDLE_S = 4, 1
 MIB = 1024 * 1024

@@ -25,7 +25,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("control API")]
 
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "max_tokens": 5}
 BOXED = {

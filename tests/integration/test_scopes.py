@@ -23,7 +23,7 @@ from tests.integration.gateways import (
     shared_gateway,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("keys and scopes")]
 
 OPEN = {"/", "/openapi.json", "/docs", "/metrics", "/metrics/engines"}
 OPEN |= {"/health", "/health/live", "/health/ready"}

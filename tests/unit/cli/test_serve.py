@@ -66,6 +66,7 @@ def test_containers_are_made_of_the_catalog_alone(
     assert result.err.startswith("Error: org/name is in no catalog, and compose makes containers")
 
 
+@pytest.mark.feature("serve by environment")
 @pytest.mark.feature("serve a model in no catalog")
 def test_the_environment_stands_for_flags(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llm_backend.runtimes.base import Engine
 from llm_backend.runtimes.replicas import EJECT_AFTER, FIRST_PAUSE_S, LONGEST_PAUSE_S, ReplicaSet
+
+pytestmark = pytest.mark.feature("replicas")
 
 
 def engine(port: int) -> Engine:

