@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Final
 
 from llm_backend.errors import ServiceError
@@ -35,10 +36,14 @@ async def follow(
     Goes on through new runs, new containers of the name, and through a Docker that was gone.
     """
     follower = _Follower(api)
-    while (name := name_of()) is None:  # noqa: ASYNC110 - the first plan may never come
-        await asyncio.sleep(_LOOK_S)
-    for line in await follower.begin(name, lines):
-        yield line
+    if (name := name_of()) is not None:
+        for line in await follower.begin(name, lines):
+            yield line
+    else:
+        # By the first look at a new name its run may have written already: all of that is new.
+        follower.begin_now()
+        while (name := name_of()) is None:  # noqa: ASYNC110 - the first plan may never come
+            await asyncio.sleep(_LOOK_S)
     while True:
         await follower.until_more(name)
         async for entry in follower.entries(name):
@@ -65,6 +70,10 @@ class _Follower:
         self._last = entries[-1].at if entries else ""
         found = [line for entry in entries for line in entry.lines]
         return found[-lines:] if lines else []
+
+    def begin_now(self) -> None:
+        """Go to where a container that is not known yet will write."""
+        self._last = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"  # as Docker writes it, shorter
 
     async def until_more(self, name: str) -> None:
         """Wait until the container runs, or has run since this was last asked."""
