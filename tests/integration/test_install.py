@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +14,12 @@ from pathlib import Path
 import imagesize
 import pytest
 
-from tests.harness import REPOSITORY
+from tests.guided import INSTALL_S, UV, Done, build_wheel, first_answer, follow_doctor
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-INSTALL_S = 300.0
-STEPS = 4
-UV = Path(sys.executable).with_name("uv")
 FROM_OUTSIDE = ("PIP_", "UV_", "SSL_", "REQUESTS_", "HTTP_", "HTTPS_", "NO_PROXY", "ALL_PROXY")
 """How packages are fetched on this machine; all else of its environment stays out."""
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -75,14 +64,7 @@ class Home:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [UV, "build", "--quiet", "--wheel", "--out-dir", folder, REPOSITORY],
-        check=True,
-        timeout=INSTALL_S,
-    )
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module", params=["pipx", "uv"])
@@ -106,38 +88,11 @@ def home(
     home.type("llm-backend stop")
 
 
-def what_doctor_says(home: Home) -> str:
-    """Return the command that doctor names: what mends the first fault, else what comes next."""
-    done = home.type("llm-backend doctor")
-    following = re.search(r"^Next: (.+)$", done.out, re.MULTILINE)
-    if done.code == 0 and following is not None:
-        return following[1]
-    mending = re.search(r"^-- .*Type: (.+)$", done.out, re.MULTILINE)
-    assert mending is not None, done.out
-    return mending[1]
-
-
-def follow_doctor(home: Home) -> None:
-    """Type what doctor says, until it says to start."""
-    typed: list[str] = []
-    while (line := what_doctor_says(home)) != "llm-backend start":
-        assert line not in typed, typed
-        assert len(typed) < STEPS, typed
-        typed.append(line)
-        home.good(line)
-
-
 @pytest.mark.feature("pipx and uv tool install")
 def test_doctor_leads_from_nothing_to_a_first_answer(home: Home) -> None:
     follow_doctor(home)
-    home.good("llm-backend start --detach")
-    question = "What is the capital of France? Answer with one word."
-    answer = home.good(
-        f"llm-backend generate {shlex.quote(question)} --max-tokens 8 --temperature 0"
-    )
 
-    assert "Paris" in answer
-    assert "Stopped the gateway" in home.good("llm-backend stop")
+    assert "Paris" in first_answer(home)
 
 
 @pytest.mark.feature("pipx and uv tool install")

@@ -94,7 +94,7 @@ def test_then_compose(root: Path, tools: Path, compose: str, what: str) -> None:
     text = missing(root, [])
 
     assert f"{what}: 2.24 or newer is needed." in text
-    assert "sudo apt-get install -y docker-compose-plugin" in text
+    assert "apt-get install -y docker-compose-plugin" in text
 
 
 def test_then_the_compose_file(root: Path, tools: Path) -> None:

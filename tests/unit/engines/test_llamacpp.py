@@ -11,6 +11,7 @@ import pytest
 from llm_backend.config.catalog import ModelSpec
 from llm_backend.engines import llamacpp, plan_for
 from llm_backend.engines.base import Progress
+from llm_backend.engines.installing import apt_command
 from llm_backend.errors import EngineStartFailed
 from llm_backend.weights.store import Store, VerifiedFile
 
@@ -117,5 +118,5 @@ def test_a_missing_library_of_the_system_is_named_with_the_command_that_installs
     assert llamacpp.missing_library("libc.so.6") is None
     assert llamacpp.missing_library("libnothing.so.1") == (
         "llama.cpp's server needs the system's library libnothing.so.1. "
-        "On Debian and Ubuntu type: sudo apt-get install -y libgomp1"
+        f"On Debian and Ubuntu type: {apt_command('libgomp1')}"
     )
