@@ -18,16 +18,14 @@ def board() -> Dashboard:
         "cache and clients",
         "What the response cache spares the engines, and who asks for how much.",
         (
-            ("What does the cache spare?", _spared()),
+            ("What does the cache spare?", [*_spared(), *_spared_over_time()]),
             ("How is the cache?", _cache()),
-            ("Who asks?", _clients()),
+            ("Who asks?", [*_keys(), *_manners()]),
         ),
     )
 
 
 def _spared() -> list[AnyPanel]:
-    hits = per_second("llm_requests_total", "model", MODEL, KEY, 'cache="hit"')
-    asked = per_second("llm_requests_total", "model", MODEL, KEY, 'cache=~"hit|miss"')
     return [
         stat(
             "Hits",
@@ -57,6 +55,13 @@ def _spared() -> list[AnyPanel]:
             texts={0: ("closed", "green"), 1: ("open", "red")},
             width=6,
         ),
+    ]
+
+
+def _spared_over_time() -> list[AnyPanel]:
+    hits = per_second("llm_requests_total", "model", MODEL, KEY, 'cache="hit"')
+    asked = per_second("llm_requests_total", "model", MODEL, KEY, 'cache=~"hit|miss"')
+    return [
         lines(
             "What the cache did",
             "`bypass`: not cacheable, or the client wanted a new answer.",
@@ -110,7 +115,7 @@ def _cache() -> list[AnyPanel]:
     ]
 
 
-def _clients() -> list[AnyPanel]:
+def _keys() -> list[AnyPanel]:
     return [
         table(
             "Requests by key",
@@ -137,6 +142,11 @@ def _clients() -> list[AnyPanel]:
             [(per_second("llm_tokens_total", "key", MODEL, KEY, 'direction="out"'), "{{key}}")],
             stacked=True,
         ),
+    ]
+
+
+def _manners() -> list[AnyPanel]:
+    return [
         lines(
             "Errors by key",
             "Requests that ended with 4xx, which is the client's, or 5xx, which is ours.",

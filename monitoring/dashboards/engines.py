@@ -7,8 +7,8 @@ from typing import Final
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.frame import framed
-from monitoring.dashboards.panels import AnyPanel, Queries, Steps, bars, lines, stat
-from monitoring.dashboards.promql import MODEL, grown, per_second, quantile, ratio, select
+from monitoring.dashboards.panels import AnyPanel, Steps, bars, lines, stat
+from monitoring.dashboards.promql import MODEL, grown, per_second, percentiles, ratio, select
 
 ENGINES: Final = 'job="engines"'
 """In what is called the same for the gateway."""
@@ -249,10 +249,7 @@ def _quantiles(
     steps: Steps = (),
     width: int = 12,
 ) -> AnyPanel:
-    queries: Queries = [
-        (quantile(share, series, "model", MODEL), f"{{{{model}}}} p{round(share * 100)}")
-        for share in (0.5, 0.95, 0.99)
-    ]
+    queries = percentiles(series, 0.5, 0.95, 0.99)
     return lines(title, about, queries, unit=unit, steps=steps, width=width)
 
 

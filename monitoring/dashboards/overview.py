@@ -15,7 +15,7 @@ from monitoring.dashboards.panels import (
     table,
     timeline,
 )
-from monitoring.dashboards.promql import KEY, MODEL, coded, grown, per_second, quantile, select
+from monitoring.dashboards.promql import KEY, MODEL, coded, grown, per_second, percentiles, select
 
 RESIDENCIES = ("stopped", "asleep-2", "asleep-1", "awake")
 COLOURS = {
@@ -36,7 +36,7 @@ def board() -> Dashboard:
             ("Is it well?", _health()),
             ("What is awake?", _awake()),
             ("What waits?", _waits()),
-            ("Answers", _answers()),
+            ("Answers", [*_requests(), *_speed()]),
         ),
     )
 
@@ -156,10 +156,7 @@ def _waits() -> list[AnyPanel]:
         lines(
             "Wait in line",
             "From asking for a lease to having it: half of the requests waited for less than p50.",
-            [
-                (quantile(0.5, "llm_queue_wait_seconds", "model", MODEL), "{{model}} p50"),
-                (quantile(0.95, "llm_queue_wait_seconds", "model", MODEL), "{{model}} p95"),
-            ],
+            percentiles("llm_queue_wait_seconds", 0.5, 0.95),
             unit="s",
             steps=((60, "orange"), (300, "red")),
         ),
@@ -174,7 +171,7 @@ def _waits() -> list[AnyPanel]:
     ]
 
 
-def _answers() -> list[AnyPanel]:
+def _requests() -> list[AnyPanel]:
     return [
         lines(
             "Requests by outcome",
@@ -190,41 +187,28 @@ def _answers() -> list[AnyPanel]:
             unit="reqps",
             stacked=True,
         ),
+    ]
+
+
+def _speed() -> list[AnyPanel]:
+    return [
         lines(
             "Whole answer",
             "From the last byte of a request to the last byte of its answer.",
-            [
-                (quantile(0.5, "llm_request_duration_seconds", "model", MODEL), "{{model}} p50"),
-                (quantile(0.95, "llm_request_duration_seconds", "model", MODEL), "{{model}} p95"),
-            ],
+            percentiles("llm_request_duration_seconds", 0.5, 0.95),
             unit="s",
         ),
         lines(
             "First token",
             "Of streams, from the lease to the first piece that has output.",
-            [
-                (quantile(0.5, "llm_time_to_first_token_seconds", "model", MODEL), "{{model}} p50"),
-                (
-                    quantile(0.95, "llm_time_to_first_token_seconds", "model", MODEL),
-                    "{{model}} p95",
-                ),
-            ],
+            percentiles("llm_time_to_first_token_seconds", 0.5, 0.95),
             unit="s",
             steps=((10, "red"),),
         ),
         lines(
             "Each further token",
             "Of streams, after the first output.",
-            [
-                (
-                    quantile(0.5, "llm_time_per_output_token_seconds", "model", MODEL),
-                    "{{model}} p50",
-                ),
-                (
-                    quantile(0.95, "llm_time_per_output_token_seconds", "model", MODEL),
-                    "{{model}} p95",
-                ),
-            ],
+            percentiles("llm_time_per_output_token_seconds", 0.5, 0.95),
             unit="s",
         ),
         lines(
@@ -240,10 +224,7 @@ def _answers() -> list[AnyPanel]:
         lines(
             "What the gateway adds",
             "Duration of a request, less its wait and the engine's time.",
-            [
-                (quantile(0.5, "llm_gateway_overhead_seconds", "model", MODEL), "{{model}} p50"),
-                (quantile(0.95, "llm_gateway_overhead_seconds", "model", MODEL), "{{model}} p95"),
-            ],
+            percentiles("llm_gateway_overhead_seconds", 0.5, 0.95),
             unit="s",
             steps=((0.025, "orange"),),
         ),

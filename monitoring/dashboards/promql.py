@@ -36,6 +36,15 @@ def quantile(share: float, series: str, by: str, *labels: str) -> str:
     return f"histogram_quantile({share}, sum by (le, {by}) (rate({bucket}{WINDOW})))"
 
 
+def percentiles(
+    series: str, *shares: float, by: str = "model", legend: str = "{{model}}"
+) -> list[tuple[str, str]]:
+    """Return quantiles of a histogram of models, and how they are called: `{{model}} p95`."""
+    return [
+        (quantile(share, series, by, MODEL), f"{legend} p{round(share * 100)}") for share in shares
+    ]
+
+
 def mean(series: str, by: str, *labels: str) -> str:
     """Return the mean of a histogram; nothing where nothing was observed."""
     total, count = (per_second(f"{series}_{part}", by, *labels) for part in ("sum", "count"))

@@ -14,7 +14,7 @@ from monitoring.dashboards.panels import (
     table,
     timeline,
 )
-from monitoring.dashboards.promql import MODEL, coded, grown, in_range, mean, quantile, select
+from monitoring.dashboards.promql import MODEL, coded, grown, in_range, mean, percentiles, select
 
 STATES = ("stopped", "asleep", "starting", "awake", "draining", "stopping", "failed")
 COLOURS = {
@@ -101,16 +101,13 @@ def _times() -> list[AnyPanel]:
         lines(
             "Whole switch",
             "From the moment that the old model began to leave until the new one was awake.",
-            [
-                (
-                    quantile(0.5, "llm_switch_duration_seconds", "model, rung", MODEL),
-                    "{{model}} from {{rung}} p50",
-                ),
-                (
-                    quantile(0.95, "llm_switch_duration_seconds", "model, rung", MODEL),
-                    "{{model}} from {{rung}} p95",
-                ),
-            ],
+            percentiles(
+                "llm_switch_duration_seconds",
+                0.5,
+                0.95,
+                by="model, rung",
+                legend="{{model}} from {{rung}}",
+            ),
             unit="s",
         ),
         heatmap(
