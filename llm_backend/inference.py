@@ -179,11 +179,10 @@ async def _open(settings: Settings) -> AsyncIterator[_Opened]:
     async with AsyncExitStack() as stack:
         stack.enter_context(gateway_lock(lock_dir(settings)))
         core = await stack.enter_async_context(build_core(settings, catalog, _WANTED_FILE))
-        bounds = settings.images
-        fetcher = Fetcher(bounds.allowed_hosts, bounds.mib * 1024 * 1024, bounds.fetch_s)
+        fetcher = Fetcher.within(settings.images)
         stack.push_async_callback(fetcher.close)
         await core.switcher.open()
-        yield _Opened(core, Images(bounds, fetcher), settings.limits.queue_timeout_s)
+        yield _Opened(core, Images(settings.images, fetcher), settings.limits.queue_timeout_s)
 
 
 class _Engines:

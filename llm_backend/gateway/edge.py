@@ -76,19 +76,14 @@ async def build_edge(
         stack.push_async_callback(upstream.close)
         cache = _cache(settings)
         stack.push_async_callback(cache.close)
-        fetcher = Fetcher(
-            settings.images.allowed_hosts,
-            settings.images.mib * 1024 * 1024,
-            settings.images.fetch_s,
-        )
+        fetcher = Fetcher.within(settings.images)
         stack.push_async_callback(fetcher.close)
         authenticator = authenticator_of(settings)
-        setup = "compose" if settings.setup == "compose" else "local"
         words = vocabulary_of(
             fleet,
             switcher.entries.values(),
             authenticator.names,
-            setup,
+            settings.runs_as,
             may_keep=settings.cache.mode != "off",
         )
         metrics = Metrics(words)

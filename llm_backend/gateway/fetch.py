@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
+from llm_backend.config.settings import ImageSettings
 from llm_backend.errors import InvalidRequest
 
 _HINT: Final = "images.allowed_hosts in config/gateway.yaml adds a host."
@@ -34,6 +35,11 @@ class Fetcher:
         self._limit = limit
         self._timeout_s = timeout_s
         self._http = httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s)
+
+    @classmethod
+    def within(cls, bounds: ImageSettings) -> Fetcher:
+        """Return one that keeps to the settings of pictures."""
+        return cls(bounds.allowed_hosts, bounds.mib * 1024 * 1024, bounds.fetch_s)
 
     async def close(self) -> None:
         """Close the connections."""
