@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,13 +15,10 @@ import yaml
 
 from bench.processes import Missing, lives, running, thaw
 from bench.targets import KEY, MODEL, Place, Target, clean_environment
-from bench.waiting import eventually, is_listening, post
+from bench.waiting import eventually, is_listening
 from llm_backend import __version__
 from llm_backend.config.root import ROOT_VARIABLE
-from llm_backend.runtimes.marks import STATE_VARIABLE
 from llm_backend.runtimes.ports import free_port
-
-END_S = 20.0
 
 
 @contextlib.contextmanager
@@ -59,7 +54,6 @@ def _serving(
     place: Place, name: str, settings: Mapping[str, Any]
 ) -> Iterator[tuple[int, psutil.Process]]:
     root, port = place.folder / name, free_port("127.0.0.1")
-    state = root / "state"
     configure(root, port, place.engine, settings)
     argv = [sys.executable, "-m", "llm_backend", "serve", "--setup", "local"]
     environment = clean_environment(**{ROOT_VARIABLE: str(root)})
@@ -69,23 +63,18 @@ def _serving(
             yield port, process
         finally:
             thaw([process])
-            # Left alone, its engine would outlive it, to be adopted by the next gateway.
-            _unload(port, state)
-            end_engines(state)
 
 
 def configure(root: Path, port: int, engine: int, settings: Mapping[str, Any]) -> None:
-    """Write the two configuration files; the engine is the mock one, on its port."""
+    """Write the two configuration files; the engine is the mock one, which runs already."""
     (root / "config").mkdir(parents=True)
     model = {
-        "runtimes": ["process"],
-        "engine": {"kind": "command", "argv": ["sleep", "86400"]},
-        "port": engine,
+        "runtimes": ["external"],
+        "engine": {"kind": "external", "base_url": f"http://127.0.0.1:{engine}"},
         "capabilities": ["chat", "completions", "vision"],
-        "devices": ["cpu"],
         "concurrency": 1000,
     }
-    catalog = {"devices": {"cpu": {"kind": "cpu"}}, "models": {MODEL: model}}
+    catalog = {"devices": {}, "models": {MODEL: model}}
     key = {"name": "bench", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}
     all_settings = {
         "setup": "local",
@@ -103,19 +92,3 @@ def _ready(process: psutil.Process, port: int, root: Path) -> bool:
         said = (root / "gateway.log").read_text(errors="replace").strip().splitlines()
         raise Missing("our gateway, which ended: " + " ".join(said[-3:]))
     return is_listening(port)
-
-
-def _unload(port: int, state: Path) -> None:
-    with contextlib.suppress(OSError):
-        key = (state / "admin.key").read_text().strip()
-        body = json.dumps({}).encode()
-        post(port, "/api/v1/inference/unload", body, {"authorization": f"Bearer {key}"}, END_S)
-
-
-def end_engines(state: Path) -> None:
-    """End the engines that a gateway with this state directory has left."""
-    mark = str(state.resolve())
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(STATE_VARIABLE) == mark:
-                process.send_signal(signal.SIGKILL)
