@@ -20,9 +20,7 @@ import pytest
 from docker.types import DeviceRequest
 
 from llm_backend.errors import EngineStartFailed, ServiceError
-from llm_backend.runtimes import docker_logs
 from llm_backend.runtimes.base import Engine
-from llm_backend.runtimes.docker_api import DockerApi
 from tests.contract.benches import DockerBench, ProcessBench
 from tests.docker_filter import docker_filter
 from tests.harness import eventually
@@ -52,23 +50,6 @@ async def ends(bench: DockerBench, engine: Engine) -> tuple[int | None, str]:
     ended = await asyncio.wait_for(bench.runtime.wait(engine), 20)
     assert not state(bench, engine.model)["Running"]
     return ended.code, ended.reason
-
-
-async def test_what_was_written_before_a_plan_was_known_is_followed(bench: DockerBench) -> None:
-    plan = bench.plan("a")
-    bench.create("a", (sys.executable, "-c", "import time; print(time.time())"))
-    await bench.runtime.wait(await bench.start(plan))  # an earlier run, whose log is old
-    api, known = DockerApi(bench.host), False
-    lines = docker_logs.follow(api, lambda: bench.name("a") if known else None, 0)
-    first = asyncio.create_task(anext(lines))
-    await asyncio.sleep(0)  # it has begun
-    before = time.time()
-    await bench.runtime.wait(await bench.start(plan))
-    known = True
-
-    assert float(await asyncio.wait_for(first, 20)) > before
-    await lines.aclose()
-    api.close()
 
 
 class TestExit:
