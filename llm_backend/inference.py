@@ -105,6 +105,7 @@ class InferenceService(ChatClient):
             stack.callback(setattr, self._engines, "opened", None)
             if self._unload_on_exit:
                 stack.push_async_callback(self.unload)
+            stack.push_async_callback(self._break_off)
             self._stack = stack.pop_all()
         return self
 
@@ -177,12 +178,22 @@ async def _open(settings: Settings) -> AsyncIterator[_Opened]:
     catalog = await asyncio.to_thread(load_catalog, settings.catalog)
     refuse(check(settings, catalog))
     async with AsyncExitStack() as stack:
-        stack.enter_context(gateway_lock(lock_dir(settings)))
+        _take_lock(stack, settings)
         core = await stack.enter_async_context(build_core(settings, catalog, _WANTED_FILE))
         fetcher = Fetcher.within(settings.images)
         stack.push_async_callback(fetcher.close)
         await core.switcher.open()
         yield _Opened(core, Images(settings.images, fetcher), settings.limits.queue_timeout_s)
+
+
+def _take_lock(stack: AsyncExitStack, settings: Settings) -> None:
+    try:
+        stack.enter_context(gateway_lock(lock_dir(settings)))
+    except OSError as error:
+        raise ConfigError(
+            f"The state directory {settings.state_dir} cannot be used: {error}.",
+            hint="state_dir says where it is.",
+        ) from error
 
 
 class _Engines:

@@ -91,12 +91,15 @@ def encode(value: object, *, sort: bool = False) -> bytes:
         sort: Whether keys come in their order, so that equal values have equal bytes.
 
     Raises:
-        InvalidJSON: it is nested over 254 levels; the decoder goes deeper than the encoder.
+        InvalidJSON: it is nested over 254 levels (the decoder goes deeper than the encoder), or
+            it has something that JSON has not.
     """
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None)
-    except orjson.JSONEncodeError:
-        raise _too_deep() from None
+    except orjson.JSONEncodeError as error:
+        if "Recursion" in str(error):
+            raise _too_deep() from None
+        raise InvalidJSON(f"The body cannot be written as JSON: {error}.") from None
 
 
 def requested_model(body: JSONObject) -> str | None:

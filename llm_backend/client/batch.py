@@ -51,6 +51,8 @@ async def run_batch(
 ) -> list[Outcome[T]]:
     """Ask for each prompt, `concurrency` of them at a time; return the outcomes in their order.
 
+    What `on_progress` raises ends all of it.
+
     Raises:
         ConfigError: `concurrency` is below 1.
     """
@@ -66,9 +68,12 @@ async def run_batch(
             if on_progress is not None:
                 on_progress(next(done), len(todo))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(todo))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(todo))):
+                group.create_task(work())
+    except BaseExceptionGroup as failures:  # what `on_progress` raised is the caller's own
+        raise failures.exceptions[0] from None
     return outcomes
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol, overload
+from typing import Any, Final, Protocol, TypeVar, overload
+from weakref import WeakSet
 
 import httpx2
 
@@ -14,11 +15,13 @@ from llm_backend.client.failures import malformed, parse
 from llm_backend.client.messages import Messages, as_list
 from llm_backend.client.results import ChatCompletion
 from llm_backend.client.schema import M, Schema, shape_of
-from llm_backend.client.stream import ChatStream, OnWait, Part, read_chunks, read_parts
+from llm_backend.client.stream import ChatStream, OnWait, Part, Stream, read_chunks, read_parts
 from llm_backend.client.structured import ask
 from llm_backend.client.transport import Headers, Request
-from llm_backend.errors import InvalidRequest
+from llm_backend.errors import ConfigError, InvalidRequest
 from llm_backend.wire import JSONObject, encode
+
+S = TypeVar("S", bound=Stream[Any])
 
 _CHAT: Final = "/v1/chat/completions"
 
@@ -41,11 +44,17 @@ class ChatClient:
     Args:
         sender: Brings the requests to an engine.
         timeout_s: The longest that a call may take, in seconds.
+
+    Raises:
+        ConfigError: `timeout_s` is not above 0.
     """
 
     def __init__(self, sender: Sender, timeout_s: float) -> None:
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s must be above 0, not {timeout_s!r}.")
         self._sender = sender
         self._timeout_s = timeout_s
+        self._streams: WeakSet[Stream[Any]] = WeakSet()
 
     async def chat(
         self,
@@ -114,7 +123,8 @@ class ChatClient:
             LLMBackendError: what the server said, by its code.
             ConnectionFailed: no answer came, or not all of it.
         """
-        return ChatStream(read_chunks(self._parts(messages, model, params, extra_headers), on_wait))
+        parts = self._parts(messages, model, params, extra_headers)
+        return self._known(ChatStream(read_chunks(parts, on_wait)))
 
     def events(
         self,
@@ -141,7 +151,8 @@ class ChatClient:
             ConnectionFailed: no answer came, or not all of it.
         """
         params = {"stream_options": {"include_usage": True}, **params}
-        return EventStream(read_events(self._parts(messages, model, params, extra_headers)))
+        parts = self._parts(messages, model, params, extra_headers)
+        return self._known(EventStream(read_events(parts)))
 
     async def generate(
         self,
@@ -300,11 +311,14 @@ class ChatClient:
 
         Raises:
             ConfigError: `concurrency` is below 1.
-            InvalidRequest: `schema` is none.
+            InvalidRequest: `schema` is none, or `prompts` is one text.
         """
+        if isinstance(prompts, str):  # else each of its letters would be a prompt
+            raise InvalidRequest("prompts must be a list of prompts, not one text.")
         if schema is not None:
             shape_of(schema)  # a wrong one fails here, not once for each prompt
-        params = {"extra_headers": LOW_PRIORITY if low_priority else None, **params}
+        if low_priority:
+            params["extra_headers"] = {**(params.get("extra_headers") or {}), **LOW_PRIORITY}
 
         async def one(prompt: Messages) -> Any:
             if schema is None:
@@ -318,6 +332,15 @@ class ChatClient:
     ) -> httpx2.Response:
         request = Request("POST", path, self._timeout_s, encode(body), headers or {})
         return await self._sender.call(request)
+
+    def _known(self, stream: S) -> S:
+        self._streams.add(stream)
+        return stream
+
+    async def _break_off(self) -> None:
+        """Break off the streams that are open and left alone; each holds its engine."""
+        for stream in list(self._streams):
+            await stream.break_off()
 
     def _parts(
         self, messages: Messages, model: str | None, params: JSONObject, headers: Headers | None

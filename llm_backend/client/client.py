@@ -67,8 +67,6 @@ class LLMClient(ChatClient):
         max_retries: int = 2,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        if not timeout_s > 0:
-            raise ConfigError(f"timeout_s must be above 0, not {timeout_s!r}.")
         if max_retries < 0:
             raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}.")
         retries = Retries(max_retries, sleep)
@@ -89,6 +87,8 @@ class LLMClient(ChatClient):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._transport.users == 1:
+            await self._break_off()
         await self._transport.release()
 
     async def close(self) -> None:

@@ -57,8 +57,10 @@ def image_message(text: str, images: Iterable[Image], *, role: str = "user") -> 
         ['text', 'image_url']
 
     Raises:
-        InvalidRequest, BodyTooLarge: as `image_part`.
+        InvalidRequest, BodyTooLarge: as `image_part`; or `images` is one picture, not a list.
     """
+    if isinstance(images, str | bytes):  # else each of its letters would be a path
+        raise InvalidRequest("images must be a list of pictures, not one picture.", param="image")
     parts = [image_part(image) for image in images]
     return {"role": role, "content": [{"type": "text", "text": text}, *parts]}
 
@@ -69,7 +71,7 @@ def _is_address(text: str) -> bool:
 
 def _inline(image: Image, max_bytes: int) -> str:
     name = f"The image of {len(image)} bytes" if isinstance(image, bytes) else f"{str(image)!r}"
-    content = image if isinstance(image, bytes) else _read(Path(image), max_bytes)
+    content = image if isinstance(image, bytes) else _read(image, max_bytes)
     if len(content) > max_bytes:
         raise BodyTooLarge(f"{name} is over {max_bytes} bytes.", hint="Send a smaller picture.")
     media_type = _media_type_of(content)
@@ -78,12 +80,12 @@ def _inline(image: Image, max_bytes: int) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: str | Path, max_bytes: int) -> bytes:
     try:
-        with path.expanduser().open("rb") as file:
+        with Path(path).expanduser().open("rb") as file:
             return file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, ValueError, RuntimeError) as error:  # the last one: `~nobody` has no home
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise InvalidRequest(
             f"The image {str(path)!r:.200} cannot be read: {reason}.",
             hint="An address starts with http://, https:// or data:.",

@@ -11,6 +11,12 @@ _Wanted = Callable[[JSONObject, str, JSONObject], bool]
 """Whether a missing property is to be null: schema of the object, name, schema of the property."""
 
 
+_SAYS_NOTHING: Final = frozenset({"title", "description", "default", "examples", "deprecated"})
+"""Words of a schema that any value matches."""
+
+_NO_VALUE: Final[JSONObject] = {"not": {}}
+"""What a reference that leads nowhere refers to."""
+
 _LONGEST_CHAIN: Final = 32
 """References to references; more are a circle."""
 
@@ -45,6 +51,8 @@ def _may_be_null(schema: JSONObject) -> bool:
     kinds = schema.get("type")
     if kinds == "null" or (isinstance(kinds, list) and "null" in kinds):
         return True
+    if None in schema.get("enum", ()) or schema.keys() <= _SAYS_NOTHING:
+        return True
     return any(_may_be_null(arm) for arm in _arms(schema))
 
 
@@ -64,15 +72,25 @@ class _Filling:
         if not isinstance(schema, dict):  # true and false are schemas too
             return value
         schema = self._inner(schema)
+        for part in schema.get("allOf", ()):
+            value = self.fill(value, part)
         if isinstance(value, dict):
             return self._fill_object(value, schema)
         if isinstance(value, list):
-            return [self.fill(item, schema.get("items")) for item in value]
+            return self._fill_list(value, schema)
         return value
 
+    def _fill_list(self, value: list[Any], schema: JSONObject) -> list[Any]:
+        first, rest = schema.get("prefixItems", ()), schema.get("items")
+        return [
+            self.fill(item, first[place] if place < len(first) else rest)
+            for place, item in enumerate(value)
+        ]
+
     def _fill_object(self, value: JSONObject, schema: JSONObject) -> JSONObject:
-        filled = dict(value)
-        for name, field in schema.get("properties", {}).items():
+        known, others = schema.get("properties", {}), schema.get("additionalProperties")
+        filled = {k: v if k in known else self.fill(v, others) for k, v in value.items()}
+        for name, field in known.items():
             if name in value:
                 filled[name] = self.fill(value[name], field)
             elif isinstance(field, dict) and self._wanted(schema, name, self._referred(field)):
@@ -96,5 +114,5 @@ class _Filling:
         place: Any = self._root
         for part in reference.removeprefix("#").strip("/").split("/"):
             key = part.replace("~1", "/").replace("~0", "~")
-            place = place.get(key, {}) if isinstance(place, dict) and part else place
-        return place if isinstance(place, dict) else {}
+            place = place.get(key) if isinstance(place, dict) and part else place
+        return place if isinstance(place, dict) else _NO_VALUE

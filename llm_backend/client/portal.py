@@ -6,10 +6,10 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from llm_backend.errors import ConnectionFailed
 
@@ -36,6 +36,37 @@ class _Life:
             self.thread.join(_STOP_S)
 
 
+class _Call(Generic[T]):
+    """A coroutine that runs on the loop of a portal.
+
+    Attributes:
+        answer: Done when the coroutine has ended, also where it was cancelled.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.answer: Future[T] = Future()
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+
+    def start(self) -> None:
+        """Run it; on the loop."""
+        self._task = asyncio.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """End it; on the loop, after `start`."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.answer.set_exception(ConnectionFailed("The client was closed while it waited."))
+        elif (error := task.exception()) is not None:
+            self.answer.set_exception(error)
+        else:
+            self.answer.set_result(task.result())
+
+
 class Portal:
     """Runs coroutines on a thread that starts with the first one; for many threads at once.
 
@@ -54,25 +85,27 @@ class Portal:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return what it returns.
 
-        An interrupt of the caller (Ctrl-C) cancels it.
+        An interrupt of the caller (Ctrl-C) cancels it, and is raised when it has ended.
 
         Raises:
             ConnectionFailed: the portal was closed meanwhile.
             RuntimeError: called from a callback on the portal's own thread.
         """
+        asked = _Call(coroutine)
         try:
-            life = self._running()
+            with self._lock:  # a loop that `close` has told to stop would never start it
+                loop = self._running().loop
+                loop.call_soon_threadsafe(asked.start)
         except BaseException:
             coroutine.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(coroutine, life.loop)
         try:
-            return future.result()
-        except CancelledError:
-            raise ConnectionFailed("The client was closed while it waited.") from None
-        except BaseException:
-            future.cancel()
-            raise
+            return asked.answer.result()
+        finally:
+            if not asked.answer.done():
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(asked.cancel)
+                wait([asked.answer], _STOP_S)
 
     def close(self) -> None:
         """End the thread and what it holds; a later call starts another one."""
@@ -82,11 +115,10 @@ class Portal:
             self._life = self._finalizer = None
 
     def _running(self) -> _Life:
-        with self._lock:
-            life = self._life
-            if life is None or not life.thread.is_alive():
-                life = self._life = _start(self._held)
-                self._finalizer = weakref.finalize(self, life.end)
+        life = self._life
+        if life is None or not life.thread.is_alive():
+            life = self._life = _start(self._held)
+            self._finalizer = weakref.finalize(self, life.end)
         if life.thread is threading.current_thread():
             raise RuntimeError("A callback must not call the client that it was called by.")
         return life
@@ -95,10 +127,24 @@ class Portal:
 def _start(held: AbstractAsyncContextManager[object]) -> _Life:
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_live(held, ready)), name="llm-backend-client", daemon=True
+        target=_run, args=(held, ready), name="llm-backend-client", daemon=True
     )
     thread.start()
     return _Life(thread, *ready.result(_START_S))
+
+
+def _run(
+    held: AbstractAsyncContextManager[object],
+    ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
+) -> None:
+    life = _live(held, ready)
+    try:
+        asyncio.run(life)
+    except Exception as error:  # as where the process has too many open files for a loop
+        life.close()
+        if ready.done():
+            raise
+        ready.set_exception(error)
 
 
 async def _live(
@@ -106,11 +152,6 @@ async def _live(
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
 ) -> None:
     stop = asyncio.Event()
-    try:
-        async with held:
-            ready.set_result((asyncio.get_running_loop(), stop))
-            await stop.wait()
-    except Exception as error:
-        if ready.done():
-            raise
-        ready.set_exception(error)
+    async with held:
+        ready.set_result((asyncio.get_running_loop(), stop))
+        await stop.wait()

@@ -85,6 +85,7 @@ def shape_of(schema: Schema) -> Shape[Any]:
         return _of_class(schema)
     raise InvalidRequest(
         f"schema must be a pydantic model class, a JSON schema or None, not {schema!r:.80}.",
+        hint="A list of models is a model too: pydantic.RootModel[list[...]].",
         param="schema",
     )
 
@@ -99,7 +100,13 @@ def _object(value: Any) -> JSONObject:
 
 
 def _of_class(model: type[M]) -> Shape[M]:
-    schema = model.model_json_schema()
+    try:
+        schema = model.model_json_schema()
+    except (NameError, RuntimeError) as error:  # pydantic's own are some of these
+        what = str(error).partition("\n")[0]
+        raise InvalidRequest(
+            f"There is no JSON schema of {model.__name__}: {what}.", param="schema"
+        ) from error
 
     def validate(value: Any) -> M:
         return model.model_validate_json(encode(fill_nullable(value, schema)))

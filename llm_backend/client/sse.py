@@ -42,6 +42,9 @@ class EventDecoder:
     _line: list[bytes] = field(default_factory=list)
     _data: list[bytes] = field(default_factory=list)
     _size: int = 0
+    """Bytes of the lines of data that are whole."""
+    _pending: int = 0
+    """Bytes of the line that is not."""
 
     def feed(self, part: bytes) -> Iterator[Event | Comment]:
         """Yield what `part` completes.
@@ -53,9 +56,11 @@ class EventDecoder:
         for end in ended:
             line = b"".join((*self._line, end)).removesuffix(b"\r")
             self._line.clear()
+            self._pending = 0
             yield from self._take(line)
         self._line.append(rest)
-        self._grow(len(rest))
+        self._pending += len(rest)
+        self._check()
 
     def _take(self, line: bytes) -> Iterator[Event | Comment]:
         name, _, value = line.partition(b":")
@@ -66,7 +71,8 @@ class EventDecoder:
             yield Comment(value.decode("utf-8", "replace"))
         elif name == b"data":
             self._data.append(value)
-            self._grow(len(value))
+            self._size += len(value)
+            self._check()
 
     def _dispatch(self) -> Iterator[Event]:
         self._size = 0
@@ -75,7 +81,6 @@ class EventDecoder:
             self._data.clear()
             yield Event(data)
 
-    def _grow(self, size: int) -> None:
-        self._size += size
-        if self._size > MAX_EVENT_BYTES:
+    def _check(self) -> None:
+        if self._size + self._pending > MAX_EVENT_BYTES:
             raise EngineBroke(f"An event of the stream is over {MAX_EVENT_BYTES} bytes.")

@@ -13,7 +13,7 @@ import httpx2
 from llm_backend.client.failures import broken, malformed, parse, reason_of
 from llm_backend.client.results import ChatChunk
 from llm_backend.client.sse import Comment, Event, EventDecoder
-from llm_backend.errors import LLMBackendError
+from llm_backend.errors import ConnectionFailed, LLMBackendError
 
 Item = TypeVar("Item")
 
@@ -33,16 +33,39 @@ class Stream(Generic[Item]):
 
     The request is sent when the first one is asked for. Iterate to the end, or use it as an
     async context manager, which closes the connection when left early; the engine then stops.
+    One that did not come to its end raises whenever it is asked for more: it never looks complete.
     """
 
     def __init__(self, items: AsyncGenerator[Item, None]) -> None:
         self._items = items
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_awaited = self._is_over = self._is_broken = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Item:
-        return await anext(self._items)
+        if self._is_over:
+            raise StopAsyncIteration
+        loop = asyncio.get_running_loop()
+        # A loop that ends closes its generators, and a closed one looks like one at its end.
+        if self._is_broken or self._loop not in {None, loop}:
+            raise ConnectionFailed(
+                "The stream broke off before its end.",
+                hint="What came before is not the whole answer.",
+            )
+        self._loop = loop
+        self._is_awaited = True
+        try:
+            return await anext(self._items)
+        except StopAsyncIteration:
+            self._is_over = True
+            raise
+        except BaseException:
+            self._is_broken = True
+            raise
+        finally:
+            self._is_awaited = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,7 +80,14 @@ class Stream(Generic[Item]):
 
     async def close(self) -> None:
         """Close the connection, wherever the answer is."""
+        self._is_over = True
         await self._items.aclose()
+
+    async def break_off(self) -> None:
+        """Close the connection of this event loop that nobody reads from; who goes on is told."""
+        if self._loop is asyncio.get_running_loop() and not self._is_awaited:
+            self._is_broken = True
+            await self._items.aclose()
 
 
 class ChatStream(Stream[ChatChunk]):

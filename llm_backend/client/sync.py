@@ -37,13 +37,15 @@ class SyncStream(Generic[Item]):
     def __init__(self, stream: Stream[Item], portal: Portal) -> None:
         self._stream = stream
         self._portal = portal
+        self._is_over = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Item:
-        item = self._portal.call(self._next())
+        item = None if self._is_over else self._portal.call(self._next())
         if item is None:
+            self._is_over = True
             raise StopIteration
         return item
 
@@ -65,7 +67,9 @@ class SyncStream(Generic[Item]):
 
     def close(self) -> None:
         """Close the connection, wherever the answer is."""
-        self._portal.call(self._stream.close())
+        if not self._is_over:
+            self._is_over = True
+            self._portal.call(self._stream.close())
 
 
 class LLMClientSync:

@@ -14,7 +14,7 @@ import httpx2
 from llm_backend.client.address import is_loopback
 from llm_backend.client.failures import Failure, answered, unanswered
 from llm_backend.client.retries import Retries
-from llm_backend.errors import ConnectionFailed
+from llm_backend.errors import ConnectionFailed, InvalidRequest
 
 Headers = Mapping[str, str]
 """Names and values of HTTP headers."""
@@ -75,6 +75,12 @@ class Transport:
         self._tls = _tls_context(url.scheme)
         # A connection belongs to the event loop that opened it: each loop has its own pool.
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+
+    @property
+    def users(self) -> int:
+        """How many calls of `hold` on this event loop are not undone yet."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        return pool.users if pool is not None else 0
 
     async def hold(self) -> None:
         """Keep connections for reuse on this event loop, until as many calls of `release`."""
@@ -176,9 +182,12 @@ class Transport:
     ) -> httpx2.Response | Failure:
         json = {"content-type": "application/json"} if request.body else {}
         headers = {**json, **request.headers}
-        message = http.build_request(
-            request.method, self.root + request.path, content=request.body, headers=headers
-        )
+        try:
+            message = http.build_request(
+                request.method, self.root + request.path, content=request.body, headers=headers
+            )
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidRequest(f"extra_headers must be ASCII strings: {error}.") from None
         try:
             response = await http.send(message, stream=True)
             if whole or not response.is_success:

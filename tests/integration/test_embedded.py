@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from llm_backend import (
     AlreadyRunning,
     ConfigError,
+    ConnectionFailed,
     EngineGone,
     EngineStartFailed,
     EngineTimeout,
@@ -135,6 +136,20 @@ async def test_a_stream_that_is_left_frees_the_engine(
         await anext(stream)
     assert await service.generate("Hi", "one", max_tokens=1) == "one"
     assert "gone" in home.events("slow")
+
+
+async def test_leaving_the_block_does_not_wait_for_a_stream_that_nobody_reads(
+    home: GatewayHome,
+) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        InferenceService(home.root / "config/models.yaml") as service,
+    ):
+        stream = service.stream("Hi", "slow")
+        await anext(stream)
+    assert home.engine_processes() == []
+    broken = await failure(ConnectionFailed, anext(stream))
+    assert "not the whole answer" in str(broken)
 
 
 @pytest.mark.feature("structured output")
@@ -283,6 +298,16 @@ async def test_a_wrong_catalog_names_its_file(
         path.write_text(text)
     with pytest.raises(ConfigError, match=problem):
         await InferenceService(path, settings={"state_dir": str(tmp_path)}).__aenter__()
+
+
+async def test_what_cannot_work_is_refused(tmp_path: Path, home: GatewayHome) -> None:
+    with pytest.raises(ConfigError, match="timeout_s must be above 0"):
+        InferenceService(timeout_s=0)
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    settings = {"state_dir": str(taken)}
+    with pytest.raises(ConfigError, match=r"taken cannot be used.*state_dir"):
+        await InferenceService(home.root / "config/models.yaml", settings=settings).__aenter__()
 
 
 @pytest.mark.slow

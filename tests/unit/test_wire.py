@@ -202,6 +202,15 @@ def test_what_is_too_deep_to_be_written_is_the_client_s_mistake(sort: bool) -> N
         encode(deep, sort=sort)
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [({1}, "not JSON serializable: set"), (2**70, "64-bit"), ("\ud800", "UTF-8")],
+)
+def test_what_json_has_not_is_named(value: object, problem: str) -> None:
+    with pytest.raises(InvalidJSON, match=problem):
+        encode({"a": value})
+
+
 def test_equal_values_have_equal_bytes_when_sorted() -> None:
     assert encode({"b": 1, "a": {"d": 2, "c": 3}}, sort=True) == b'{"a":{"c":3,"d":2},"b":1}'
     assert encode({"b": 1, "a": 2}) == b'{"b":1,"a":2}'

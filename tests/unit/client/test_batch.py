@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -113,3 +114,31 @@ async def test_calling_it_off_ends_all_of_it(server: Server, client: LLMClient) 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_on_progress_raises_ends_all_of_it(server: Server, client: LLMClient) -> None:
+    def tell(done: int, of: int) -> None:
+        raise ZeroDivisionError(f"{done} of {of}")
+
+    with pytest.raises(ZeroDivisionError, match="1 of 9"):
+        await client.batch(["a"] * 9, concurrency=1, on_progress=tell)
+    assert len(server.seen) == 1
+
+
+async def test_a_prompt_that_is_none_loses_nothing_else(client: LLMClient) -> None:
+    bad: Any = {"role": "user", "content": "not in a list"}
+    first, second = await client.batch([bad, "a"])
+    assert isinstance(first.error, InvalidRequest)
+    assert second.value == "Two and two make four."
+
+
+async def test_one_text_is_no_list_of_prompts(server: Server, client: LLMClient) -> None:
+    with pytest.raises(InvalidRequest, match="prompts must be a list"):
+        await client.batch("What is two and two?")
+    assert server.seen == []
+
+
+async def test_low_priority_goes_beside_other_headers(server: Server, client: LLMClient) -> None:
+    await client.batch(["a"], low_priority=True, extra_headers={"x-request-id": "r1"})
+    assert server.seen[0].headers["x-llm-priority"] == "batch"
+    assert server.seen[0].headers["x-request-id"] == "r1"

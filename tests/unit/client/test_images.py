@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,19 @@ def test_a_message_has_the_text_and_the_pictures_in_their_order() -> None:
     assert text == {"type": "text", "text": "Which is older?"}
     assert url(first).startswith("data:image/png")
     assert url(second) == "https://example.org/b.png"
+
+
+def test_the_home_of_nobody_is_no_place() -> None:
+    with pytest.raises(InvalidRequest, match=r"'~no-such-user/a\.png' cannot be read"):
+        image_part("~no-such-user/a.png")
+
+
+def test_an_address_of_another_kind_is_shown_as_it_is() -> None:
+    with pytest.raises(InvalidRequest, match=r"'ftp://example\.org/a\.png'"):
+        image_part("ftp://example.org/a.png")
+
+
+@pytest.mark.parametrize("image", ["cat.png", PNG])
+def test_one_picture_is_no_list(image: Any) -> None:
+    with pytest.raises(InvalidRequest, match="images must be a list"):
+        image_message("What is this?", image)

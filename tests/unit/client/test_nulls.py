@@ -20,6 +20,9 @@ MAYBE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
         ({"oneOf": [{"type": "null"}, {"type": "integer"}]}, True),
         ({"type": ["string", "null"]}, True),
         ({"type": "null"}, True),
+        ({"enum": ["a", None]}, True),
+        ({"enum": ["a"]}, False),
+        ({"title": "Any"}, True),
         ({"$ref": "#/$defs/maybe"}, True),
         ({"type": "string"}, False),
         ({"$ref": "#/$defs/missing"}, False),
@@ -63,3 +66,20 @@ def test_lists_and_what_may_be_null_are_looked_into() -> None:
         "either": {},
     }
     assert value == {"many": [{}, {"x": "1"}], "one": {}, "either": {}}, "it is not changed"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "filled"),
+    [
+        ({"additionalProperties": {"$ref": "#/$defs/inner"}}, {"k": {}}, {"k": {"x": None}}),
+        (
+            {"prefixItems": [{"type": "integer"}, {"$ref": "#/$defs/inner"}], "items": False},
+            [1, {}],
+            [1, {"x": None}],
+        ),
+        ({"allOf": [{"$ref": "#/$defs/inner"}, {"type": "object"}]}, {}, {"x": None}),
+    ],
+)
+def test_it_reaches_wherever_a_schema_does(schema: Any, value: Any, filled: Any) -> None:
+    inner = {"properties": {"x": MAYBE}, "required": ["x"]}
+    assert fill_nullable(value, {"$defs": {"inner": inner}, **schema}) == filled

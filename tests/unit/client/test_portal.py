@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import threading
 from collections.abc import Iterator
 
@@ -147,3 +148,20 @@ def test_a_child_process_starts_its_own(portal: Portal) -> None:
     if child == 0:
         os._exit(portal.call(double(3)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*BaseEventLoop.__del__:pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_loop_that_cannot_be_made_is_told_at_once(portal: Portal) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            portal.call(double(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.collect()  # what asyncio leaves of the half-made loop
+    assert portal.call(double(1)) == 2

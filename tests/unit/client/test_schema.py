@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, RootModel
 
-from llm_backend import StructuredOutputInvalid
+from llm_backend import InvalidRequest, StructuredOutputInvalid
 from llm_backend.client.schema import shape_of
 
 pytestmark = pytest.mark.feature("structured output")
@@ -79,3 +80,30 @@ def test_an_answer_of_many_levels_is_wrong_and_nothing_worse() -> None:
 def test_no_schema_is_fetched_from_anywhere() -> None:
     with pytest.raises(Exception, match="schema is no JSON schema"):
         shape_of({"$ref": "http://127.0.0.1:9/schema.json"})
+
+
+def test_a_list_of_models_has_a_way() -> None:
+    with pytest.raises(InvalidRequest, match="not list") as raised:
+        shape_of(list[Node])  # type: ignore[arg-type]  # what is tried
+    assert "RootModel" in str(raised.value)
+    nodes = shape_of(RootModel[list[Node]]).read('[{"label": "a"}]')
+    assert nodes.root == [Node(label="a", left=None)]
+
+
+def test_a_model_that_has_no_schema_is_refused() -> None:
+    class Task(BaseModel):
+        run: Callable[[], int]
+
+    with pytest.raises(InvalidRequest, match="no JSON schema of Task: Cannot") as raised:
+        shape_of(Task)
+    assert "https://" not in str(raised.value)
+
+
+def test_names_are_those_of_the_answer_and_choices_may_be_null() -> None:
+    class Person(BaseModel):
+        full_name: str | None = Field(alias="fullName")
+        title: Literal["Dr", None]  # noqa: PYI061  # pydantic writes an enum with null for it
+
+    person = shape_of(Person)
+    assert person.read("{}") == Person(fullName=None, title=None)
+    assert person.read('{"fullName": "Анна"}').full_name == "Анна"

@@ -54,6 +54,11 @@ def test_lines(wire: bytes, expected: list[Event | Comment]) -> None:
     assert decode(wire) == expected
 
 
+def test_an_event_in_pieces_counts_once() -> None:
+    half = b"x" * (MAX_EVENT_BYTES // 2 - len(b"data: "))
+    assert decode(b"data: ", half, half, b"\n\n") == [Event(half + half)]
+
+
 @pytest.mark.parametrize("newline", [b"", b"\ndata: "])
 def test_an_event_without_end_is_refused(newline: bytes) -> None:
     piece = b"x" * 1_000_000 + newline

@@ -103,7 +103,8 @@ async def test_a_stream_that_breaks_never_ends_well(
     assert isinstance(caught.value, ConnectionFailed | EngineBroke)
     assert isinstance(caught.value.__cause__, HTTPAnswer)
     assert len(server.seen) == 1
-    assert await read(stream) == []
+    with pytest.raises(ConnectionFailed, match="broke off before its end"):
+        await read(stream)
 
 
 async def test_what_came_before_the_break_was_yielded(server: Server, client: LLMClient) -> None:
@@ -277,3 +278,32 @@ async def test_several_streams_at_once(client: LLMClient) -> None:
     async with client:
         texts = await asyncio.gather(*(read(client.stream(f"Q{i}")) for i in range(10)))
     assert {"".join(parts) for parts in texts} == {"Two and two make four."}
+
+
+async def test_after_a_wait_that_was_called_off_a_stream_does_not_look_complete(
+    server: Server, client: LLMClient
+) -> None:
+    server.script(CHAT, events(chunk("A"), after="silence"))
+    stream = client.stream("Hi")
+    await anext(stream)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.1)
+    with pytest.raises(ConnectionFailed, match="not the whole answer"):
+        await anext(stream)
+    await stream.close()
+    assert [chunk async for chunk in stream] == [], "who closed it knows"
+
+
+async def test_a_client_that_is_left_breaks_off_what_nobody_reads(
+    server: Server, client: LLMClient
+) -> None:
+    server.script(CHAT, events(chunk("A"), after="silence"))
+    async with client:
+        stream, other = client.stream("Hi"), client.stream("Hi")
+        async with client:
+            await anext(stream)
+        assert not server.left.is_set(), "somebody else holds the client still"
+    assert await asyncio.to_thread(server.left.wait, 10)
+    with pytest.raises(ConnectionFailed, match="broke off before its end"):
+        await anext(stream)
+    assert "".join(await read(other)) == "Two and two make four.", "it had not begun"

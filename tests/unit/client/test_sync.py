@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from llm_backend import ConfigError, LLMClient, LLMClientSync, ModelNotFound
+from llm_backend import ConfigError, ConnectionFailed, LLMClient, LLMClientSync, ModelNotFound
 from llm_backend.client import DoneEvent, TextEvent
 
 from .server import Server, chunk, completion, events, reply
@@ -82,6 +82,19 @@ def test_a_stream_can_be_left(server: Server, sync: LLMClientSync) -> None:
     assert server.left.wait(10)
 
 
+def test_a_stream_whose_client_was_closed_does_not_look_complete(
+    server: Server, sync: LLMClientSync, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(CHAT, events(chunk("A"), after="silence"))
+    stream = sync.stream("Hi")
+    assert next(stream).text == "A"
+    sync.close()
+    with pytest.raises(ConnectionFailed, match="broke off before its end"):
+        next(stream)
+    assert server.left.wait(10)
+    assert caplog.messages == [], "asyncio has nothing to complain of"
+
+
 def test_errors_are_the_same(sync: LLMClientSync) -> None:
     with pytest.raises(ModelNotFound, match="no model 'gpt-9'"):
         sync.chat("Hi", "gpt-9")
@@ -106,7 +119,7 @@ def test_threads_share_it(server: Server, sync: LLMClientSync) -> None:
 
 
 def test_ctrl_c_ends_the_wait_and_the_request(server: Server, sync: LLMClientSync) -> None:
-    server.script(CHAT, events(after="silence"))
+    server.script(CHAT, events(chunk("A"), after="silence"))
     main = threading.main_thread().ident
     assert main is not None
 
@@ -116,15 +129,18 @@ def test_ctrl_c_ends_the_wait_and_the_request(server: Server, sync: LLMClientSyn
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(sync.stream("Hi"))
+    with pytest.raises(KeyboardInterrupt), sync.stream("Hi") as stream:
+        for _ in stream:  # it is being closed when the block is left
+            pass
     thread.join(10)
     assert server.left.wait(10), "the engine need not go on"
 
 
 def test_a_script_that_never_closes_it_ends_quietly(server: Server) -> None:
     program = f"""
+import logging
 from llm_backend import LLMClientSync
+logging.getLogger("asyncio").setLevel("ERROR")  # it warns of a slow machine
 client = LLMClientSync({server.url!r})
 print(client.generate("Hi"))
 """

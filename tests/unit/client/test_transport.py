@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import Any
 
 import pytest
 
-from llm_backend import ConnectionFailed, LLMClient
+from llm_backend import ConnectionFailed, InvalidRequest, LLMClient
 
 from .server import Reply, Server, reply
 
@@ -114,3 +115,9 @@ def test_nothing_is_left_behind_by_a_loop_that_ends_in_the_middle(server: Server
     gc.collect()
     assert server.left.wait(10)
     assert asyncio.run(client.generate("Hi")) == "Two and two make four."
+
+
+@pytest.mark.parametrize("value", ["Ж", 5])
+async def test_a_header_that_cannot_be_sent_is_refused(client: LLMClient, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="extra_headers must be ASCII"):
+        await client.generate("Hi", extra_headers={"x-tag": value})
