@@ -17,7 +17,17 @@ from llm_backend.gateway.record import Record
 from llm_backend.wire import JSONObject, encode, requested_model, wants_stream
 
 MEDIA: Final = frozenset(
-    {"url", "data", "image_url", "file_data", "video_url", "audio_url", "file_url"}
+    {
+        "url",
+        "data",
+        "image",
+        "images",
+        "image_url",
+        "file_data",
+        "video_url",
+        "audio_url",
+        "file_url",
+    }
 )
 """Fields that hold media or their address, not text for the model to read."""
 
@@ -207,9 +217,15 @@ def _texts(value: object) -> Iterator[str]:
         if isinstance(item, str):
             yield item
         elif isinstance(item, dict):
-            todo.extend(v for k, v in item.items() if not (k in MEDIA and isinstance(v, str)))
+            todo.extend(v for k, v in item.items() if not (k in MEDIA and _is_media(k, v)))
         elif isinstance(item, list):
             todo.extend(item)
+
+
+def _is_media(field: str, value: object) -> bool:
+    if field == "images" and isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    return isinstance(value, str)
 
 
 class Salt:

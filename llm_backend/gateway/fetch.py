@@ -70,10 +70,11 @@ class Fetcher:
         host = (parts.hostname or "").lower()
         if parts.username is not None or parts.password is not None or not host:
             raise InvalidRequest("The URL of an image must have a host and no user name.")
-        names = {f"{host}:{port}"} if self._is_literal(host) else {host, f"{host}:{port}"}
-        if not names & self._allowed:
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        name = place if self._is_literal(host) else host
+        if self._allowed.isdisjoint({name, place}):
             raise InvalidRequest(
-                f"Images are not fetched from {host[:100]!r}; send them inline as data: URLs.",
+                f"Images are not fetched from {name[:100]!r}; send them inline as data: URLs.",
                 hint=_HINT,
             )
         return parts, port

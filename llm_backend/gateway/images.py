@@ -129,13 +129,18 @@ class Images:
             InvalidRequest: a picture is not one, or its URL is not allowed; says which and why.
             BodyTooLarge: a picture has too many bytes or pixels.
         """
-        changed = media.changed
-        for place in media.places:
-            changed |= await self._prepare(place)
+        changed, count = media.changed, len(media.places)
+        for number, place in enumerate(media.places, 1):
+            try:
+                changed |= await self._prepare(place)
+            except (InvalidRequest, BodyTooLarge) as error:
+                if count > 1:
+                    error.message = f"Part {number} of {count}: {error.message}"
+                raise
         return changed
 
     async def _prepare(self, place: Place) -> bool:
-        value = place.holder[place.key]
+        value = place.holder.get(place.key)
         if not isinstance(value, str):
             raise InvalidRequest(f"The URL of a part of type {place.what} is not a string.")
         if place.media_type is not None:
@@ -243,7 +248,8 @@ def _places_of_part(part: dict[str, Any]) -> Iterator[Place]:
         elif value is not None:
             yield Place(part, key, key)
     source = part.get("source")
-    if part.get("type") in {"image", "document"} and isinstance(source, dict):
+    # A tuple: what clients send may not be hashable.
+    if part.get("type") in ("image", "document") and isinstance(source, dict):
         if source.get("type") == "url":
             yield Place(source, "url", str(part["type"]))
         elif "data" in source:

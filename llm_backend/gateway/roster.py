@@ -89,10 +89,11 @@ def _check_share(spec: ModelSpec, options: LaunchOptions, devices: GpuProbe) -> 
     for name in spec.devices if reserved and share else ():
         reading = devices.read(name)
         if reading is not None and share * reading.total_mib > reserved + 1:  # it was rounded
+            most = 100 * reserved // reading.total_mib / 100  # rounded down: it has to be taken
             raise InvalidRequest(
                 f"{share:g} of {name} are {share * reading.total_mib:.0f} MiB, and {spec.id} "
                 f"reserves {reserved}.",
-                hint=f"Take at most {reserved / reading.total_mib:.2f}, or raise "
+                hint=f"Take at most {most:.2f}, or raise "
                 f"models.{spec.id}.memory_mib.awake in config/models.yaml.",
                 param="gpu_memory_utilization",
             )

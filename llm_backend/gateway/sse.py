@@ -153,7 +153,7 @@ class StreamWatch:
         """The engine's token counts, in the fields of the API; None where it sent none."""
         counts = next(filter(None, map(_usage, self._last_payloads())), {})
         # Anthropic's API counts the prompt in its first event, the answer in its last but one.
-        return {**_usage(_decoded(_data(self._first))), **counts} or None
+        return {**_usage(_decoded(data_of(self._first))), **counts} or None
 
     def _whole_events(self, piece: bytes) -> bytes:
         held = self._held
@@ -183,7 +183,7 @@ class StreamWatch:
         """Return the events before the first that tells of a failure."""
         start = 0
         for blank in _BLANK_LINE.finditer(piece):
-            data = _data(piece[start : blank.start()])
+            data = data_of(piece[start : blank.start()])
             payload = _decoded(data)
             if payload.get("error") or payload.get("type") == "error":
                 self._fail("The engine failed amid its answer.", data)
@@ -200,7 +200,7 @@ class StreamWatch:
 
     def _last_events(self) -> list[bytes]:
         text = b"".join((*self._last, self._held))
-        return list(filter(None, map(_data, _BLANK_LINE.split(text)[-_LAST_EVENTS:])))
+        return list(filter(None, map(data_of, _BLANK_LINE.split(text)[-_LAST_EVENTS:])))
 
     def _last_payloads(self) -> Iterator[JSONObject]:
         return map(_decoded, reversed(self._last_events()))
@@ -254,7 +254,7 @@ def with_start(kind: StreamKind, events: bytes, model: str, ident: str) -> bytes
         model: The name that the answer carries.
         ident: Names the answer.
     """
-    told = str(_decoded(_data(_BLANK_LINE.split(events.lstrip(b"\r\n"), 1)[0])).get("type"))
+    told = str(_decoded(data_of(_BLANK_LINE.split(events.lstrip(b"\r\n"), 1)[0])).get("type"))
     about: JSONObject = {"model": model}
     if kind == "messages" and told.startswith("content_block"):
         usage = {"input_tokens": 0, "output_tokens": 0}
@@ -316,7 +316,7 @@ def _starts_stream(text: bytes | bytearray) -> bool:
     return any(start.startswith(field) or field.startswith(start) for field in _FIELDS)
 
 
-def _data(event: bytes) -> bytes:
+def data_of(event: bytes) -> bytes:
     """Return the data of one event; nothing where it has none, as a comment."""
     lines = (line[5:].removeprefix(b" ") for line in event.splitlines() if line[:5] == b"data:")
     return b"\n".join(lines)

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from llm_backend.errors import EngineBroke, InvalidRequest
 from llm_backend.gateway.endpoints import GENERATE_PATH
 from llm_backend.gateway.exchange import EVENT_STREAM, Exchange
+from llm_backend.gateway.sse import data_of
 from llm_backend.wire import JSONObject, decode, decode_object, encode, shown
 
 LARGE: Final = 1024 * 1024
 """Longer bodies are translated off the event loop."""
 
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
-_ONE_TEXT: Final = ("n", "tools", "functions")
-"""Fields of a chat whose answers are more than one text."""
+_ONE_TEXT: Final[Mapping[str, Any]] = MappingProxyType({"n": 1, "tools": [], "functions": []})
+"""Fields of a chat whose answers are more than one text, and with which value they are not."""
 
 
 class TextExchange(Exchange):
@@ -40,16 +41,17 @@ class TextExchange(Exchange):
             InvalidRequest: it is none of the text API.
         """
         raw = await super().body(limit)
-        return as_chat(raw) if len(raw) <= LARGE else await asyncio.to_thread(as_chat, raw)
+        return await _translated(as_chat, raw)
 
     async def answer(self, status: int, content_type: bytes, body: bytes) -> None:
         """Send a whole answer; one of chat as text."""
         is_chat = status == 200 and content_type == b"application/json"
-        await super().answer(status, content_type, as_text(body) if is_chat else body)
+        told = await _translated(as_text, body) if is_chat else body
+        await super().answer(status, content_type, told)
 
     async def start(self, status: int, content_type: bytes, length: int | None = None) -> None:
         """Send the head of the answer."""
-        self._held, self._is_stream = b"", content_type == EVENT_STREAM
+        self._held, self._is_stream = bytearray(), content_type == EVENT_STREAM
         await super().start(status, content_type, length)
 
     async def write(self, piece: bytes) -> None:
@@ -63,9 +65,18 @@ class TextExchange(Exchange):
         await super().end(self._told(piece) if self._is_stream else piece)
 
     def _told(self, piece: bytes) -> bytes:
-        # Answers that are told again come in pieces that end anywhere.
-        *events, self._held = _BLANK_LINE.split(self._held + piece)
+        # Answers that are told again come in pieces that end anywhere; a long event has many.
+        since = max(0, len(self._held) - 2)  # the blank line may have begun in an earlier piece
+        self._held += piece
+        if _BLANK_LINE.search(self._held, since) is None:
+            return b""
+        *events, rest = _BLANK_LINE.split(bytes(self._held))
+        self._held = bytearray(rest)
         return b"".join(map(event_as_text, events))
+
+
+async def _translated(translate: Callable[[bytes], bytes], body: bytes) -> bytes:
+    return translate(body) if len(body) <= LARGE else await asyncio.to_thread(translate, body)
 
 
 TRANSLATED: Final[Mapping[str, type[Exchange]]] = MappingProxyType({GENERATE_PATH: TextExchange})
@@ -79,21 +90,26 @@ def as_chat(raw: bytes) -> bytes:
         InvalidRequest: it has not exactly one of `prompt` and `messages`, or a field is wrong.
     """
     body = decode_object(raw)
-    for field in _ONE_TEXT:
-        if body.get(field) not in (None, 1, []):
-            raise InvalidRequest(
-                f"{field} is not a field of {GENERATE_PATH}, which answers with one text.",
-                hint="POST /v1/chat/completions takes it.",
-                param=field,
-            )
+    _check_one_text(body)
     prompt, images = body.pop("prompt", None), body.pop("images", None)
     messages = body.pop("messages", None)
     if (prompt is None) == (messages is None):
         raise InvalidRequest("Give either prompt or messages.", param="prompt")
     messages = _messages(messages) if prompt is None else [_asked(prompt)]
-    if images:
+    if images not in (None, "", []):
         _illustrate(messages, images)
     return encode({**body, "messages": messages})
+
+
+def _check_one_text(body: JSONObject) -> None:
+    for field, harmless in _ONE_TEXT.items():
+        value = body.get(field)
+        if value is not None and (value != harmless or isinstance(value, bool)):
+            raise InvalidRequest(
+                f"{GENERATE_PATH} answers with one text: {field} cannot be {shown(value)}.",
+                hint="POST /v1/chat/completions takes it.",
+                param=field,
+            )
 
 
 def _asked(prompt: Any) -> JSONObject:
@@ -114,6 +130,8 @@ def _messages(messages: Any) -> list[Any]:
 
 def _illustrate(messages: list[Any], images: Any) -> None:
     """Give images to the last message of the user, in the field that becomes standard parts."""
+    if not isinstance(images, list | str):
+        raise InvalidRequest(f"images must be a list, not {shown(images)}.", param="images")
     users = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
     if not users:
         raise InvalidRequest("No message is the user's: the images have no place.", param="images")
@@ -140,9 +158,9 @@ def event_as_text(event: bytes) -> bytes:
 
     Comments, errors and the mark of the end stay as they are.
     """
-    data = event.strip().removeprefix(b"data:").strip()
+    data = data_of(event).strip()
     if not data.startswith(b"{"):
-        return event + b"\n\n" if data else b""
+        return event + b"\n\n" if event.strip() else b""
     chunk = _chunk(data)
     if chunk.get("error"):
         return event + b"\n\n"

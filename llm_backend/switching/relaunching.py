@@ -47,12 +47,11 @@ class Relaunching:
             LLMBackendError: the engine could not be brought up.
         """
         keeper = self._keepers[model]
-        if keeper.options == options:
-            await self._switch(model)
-            return
-        await self._unload(model)
+        if options not in (keeper.options, keeper.due):
+            await self._unload(model)
         # Requests that wait for the model may have begun its start already: it has not come to
-        # the launch yet, and is the same start.
+        # the launch yet, and is the same start. One that runs like that may be on its way out,
+        # or not wake from its sleep: then there is a start, too.
         keeper.due = options
         try:
             await self._switch(model)

@@ -201,6 +201,11 @@ BODIES: dict[str, bytes] = {
     "a model with a break": b'{"model": "a\\r\\nx: 1\\u0000"}',
 }
 
+
+def one_part(part: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [part]}]}
+
+
 WRONG: dict[str, Any] = {
     "model is an object": {"model": {"echo": 1}},
     "stream is a number": {"stream": 1},
@@ -211,6 +216,9 @@ WRONG: dict[str, Any] = {
     "too many prompts": {"prompt": ["x"] * 2001},
     "a template": {"chat_template": "{{ x }}"},
     "reserved arguments": {"chat_template_kwargs": {"tokenize": True}},
+    "a source without its URL": one_part({"type": "image", "source": {"type": "url"}}),
+    "the type of a part is a list": one_part({"type": ["image_url"], "image_url": {"url": "x"}}),
+    "the type of a part is an object": one_part({"type": {}, "image_url": "ftp://x/"}),
     "33 images": chat_body(*["data:image/png;base64,AAAA"] * 33),
 }
 

@@ -93,6 +93,12 @@ def test_a_model_without_embeddings_names_those_that_have_them(http: httpx2.Clie
     assert "The model film cannot do embeddings. Models that can: eye." in error["message"]
 
 
+def test_where_no_model_has_a_path_the_id_is_asked_for(home: GatewayHome) -> None:
+    body = {"model_path": "nowhere.gguf"}
+    refused = home.post("/api/v1/inference/load", body, headers=home.admin)
+    assert 'name it by its id in "model"' in error_of(refused, 404, "model_not_found")["message"]
+
+
 def test_where_none_can_it_says_so(http: httpx2.Client) -> None:
     score = http.post("/score", json={"model": "eye"}).json()["error"]["message"]
     assert score.endswith("cannot do score. Models that can: none in this set-up.")

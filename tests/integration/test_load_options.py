@@ -258,14 +258,16 @@ class Card:
         return GpuSnapshot(device, "a card", 16_000, 16_000)
 
 
-def launch_options(tmp_path: Path, kind: RuntimeKind, options: LaunchOptions) -> None:
+def launch_options(
+    tmp_path: Path, kind: RuntimeKind, options: LaunchOptions, reserved: int = 12_000
+) -> None:
     engine = {"kind": "vllm", "container": "llm-boxed", "config_file": "config/engines/boxed.yaml"}
     model = {
         "runtimes": [kind.value],
         "engine": engine if kind is RuntimeKind.DOCKER else {"kind": "vllm"},
         "capabilities": ["chat"],
         "devices": ["gpu0"],
-        "memory_mib": {"awake": 12_000},
+        "memory_mib": {"awake": reserved},
     }
     catalog = Catalog.model_validate(
         {"devices": {"gpu0": {"kind": "cuda"}}, "models": {"boxed": model}}
@@ -290,3 +292,13 @@ def test_an_engine_takes_no_more_of_the_card_than_its_model_reserves(tmp_path: P
     assert "0.8 of gpu0 are 12800 MiB, and boxed reserves 12000." in raised.value.text
     assert "Take at most 0.75" in raised.value.text
     assert raised.value.param == "gpu_memory_utilization"
+
+
+def test_the_share_that_is_named_instead_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"Take at most 0\.75,"):
+        launch_options(
+            tmp_path, RuntimeKind.PROCESS, LaunchOptions(gpu_memory_utilization=0.76), 12_100
+        )
+    launch_options(
+        tmp_path, RuntimeKind.PROCESS, LaunchOptions(gpu_memory_utilization=0.75), 12_100
+    )

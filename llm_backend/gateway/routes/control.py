@@ -96,9 +96,10 @@ def _wanted(fleet: Fleet, request: LoadRequest) -> str:
     for spec in fleet.catalog:
         if model_path(spec) == request.model_path:
             return fleet.find(spec.id).id
+    paths = ", ".join(filter(None, map(model_path, fleet.catalog)))
     raise ModelNotFound(
         f"No model of the catalog has the path {request.model_path!r}.",
-        hint=f"Paths: {', '.join(filter(None, map(model_path, fleet.catalog)))}.",
+        hint=f"Paths: {paths}." if paths else 'No model has one: name it by its id in "model".',
         param="model_path",
     )
 

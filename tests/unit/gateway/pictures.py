@@ -102,6 +102,7 @@ GOOD: dict[str, str] = {
     "loud": data_url(png(), "IMAGE/PNG").replace("data:", "DATA:"),
     "8,000 by 8,000": data_url(png(8000, 8000)),
     "large": data_url(png(padding=200_000)),
+    "longer than a prompt may be": data_url(png(padding=900_000)),
 }
 
 

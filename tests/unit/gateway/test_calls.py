@@ -90,12 +90,13 @@ def test_what_is_usual_passes(body: dict[str, Any]) -> None:
     check(**body)
 
 
-@pytest.mark.parametrize("place", ["prompt", "text", "deep"])
+@pytest.mark.parametrize("place", ["prompt", "text", "deep", "images"])
 def test_text_is_counted_wherever_it_is(place: str) -> None:
     bodies = {
         "prompt": {"prompt": "x" * 1001},
         "text": {"messages": [{"content": [{"type": "text", "text": "x" * 1001}]}]},
         "deep": {"input": [{"url": ["x" * 501]}, {"content": {"a": "x" * 501}}]},
+        "images": {"messages": [{"images": [{"text": "x" * 1001}]}]},
     }
     with pytest.raises(PromptTooLong, match="at most 1000"):
         check(**bodies[place])
@@ -103,6 +104,7 @@ def test_text_is_counted_wherever_it_is(place: str) -> None:
 
 def test_media_is_no_text() -> None:
     check(messages=[{"content": [{"image_url": {"url": "x" * 5000}}, {"data": "x" * 5000}]}])
+    check(messages=[{"content": "?", "image": "x" * 5000, "images": ["x" * 5000, "x" * 5000]}])
 
 
 # Salts

@@ -85,6 +85,19 @@ async def test_an_address_with_its_port_is_connected_to_where_it_is_allowed() ->
         assert secret not in head.lower()
 
 
+async def test_an_address_of_ipv6_is_written_as_in_a_url() -> None:
+    async with trap() as trapped, fetcher(f"[::1]:{trapped.port}") as fetch:
+        assert await fetch(f"http://[::1]:{trapped.port}/good.png") == ("image/png", png())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_an_address_is_refused_with_what_would_allow_it(host: str) -> None:
+    async with fetcher(host) as fetch:
+        with pytest.raises(InvalidRequest, match="are not fetched from") as refused:
+            await fetch(f"http://{host}:1/x.png")
+    assert repr(f"{host}:1") in refused.value.message
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [

@@ -79,6 +79,15 @@ async def test_the_number_is_limited() -> None:
         await prepare(chat_body(*ten), count=9)
 
 
+@pytest.mark.parametrize("bad", [BAD_INLINE["SVG as PNG"], TOO_LARGE["100 megapixels"], "ftp://x/"])
+async def test_of_several_the_bad_one_is_named(bad: str) -> None:
+    good = GOOD["PNG"]
+    with pytest.raises((InvalidRequest, BodyTooLarge), match=r"^Part 3 of 4: A"):
+        await prepare(chat_body(good, good, bad, good))
+    with pytest.raises((InvalidRequest, BodyTooLarge), match=r"^A"):
+        await prepare(chat_body(bad))
+
+
 async def test_broken_pictures_of_any_kind_end_in_an_error_of_ours() -> None:
     chance = random.Random(3)  # noqa: S311  # chance, not secrets
     for _ in range(2000):
@@ -95,6 +104,19 @@ async def test_broken_pictures_of_any_kind_end_in_an_error_of_ours() -> None:
 
 
 # Places
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "source": {"type": "url"}},
+        {"type": ["image"], "image_url": {"url": "no URL"}},
+        {"type": {"image": 1}, "image_url": 5},
+    ],
+)
+async def test_parts_of_wrong_types_are_refused(part: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        await prepare({"messages": [{"role": "user", "content": [part]}]})
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}

@@ -146,6 +146,34 @@ async def test_of_two_loads_at_once_the_one_that_did_not_come_is_told(tmp_path: 
         assert owned.keeper("a").options == won
 
 
+async def test_two_equal_loads_at_once_are_one(tmp_path: Path) -> None:
+    runtime = Loopback()
+    async with owner(tmp_path, runtime, "a") as owned:
+        first = asyncio.create_task(owned.relaunching.switch("a", SHORT))
+        await until(owned, State.STARTING)
+        await owned.relaunching.switch("a", SHORT)
+        await first
+        assert runtime.starts == ["a"]
+        assert owned.keeper("a").options == SHORT
+
+
+async def test_one_that_leaves_with_these_options_comes_back_with_them(tmp_path: Path) -> None:
+    runtime = Loopback()
+    async with owner(tmp_path, runtime, "a", "b") as owned:
+        await owned.relaunching.switch("a", SHORT)
+        runtime.slow = asyncio.Event()
+        leaving = asyncio.create_task(owned.switch("b"))
+        await until(owned, State.STOPPING)
+        loading = asyncio.create_task(owned.relaunching.switch("a", SHORT))
+        await asyncio.sleep(0)
+        runtime.slow.set()
+        await loading
+        with pytest.raises(SwitchSuperseded):
+            await leaving
+        assert fingerprint(owned) == "a 128"
+        assert owned.keeper("a").options == SHORT
+
+
 async def test_one_that_nobody_waits_for_comes_all_the_same(tmp_path: Path) -> None:
     runtime = Loopback()
     async with owner(tmp_path, runtime, "a") as owned:
