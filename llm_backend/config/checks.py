@@ -125,7 +125,7 @@ def _devices(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
 
 
 def _helpers(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
-    """Yield names of helpers that are there twice, or that nothing has."""
+    """Yield names and ports of helpers that are there twice, or that nothing has."""
     engine = spec.engine
     if not isinstance(engine, CommandEngine):
         return
@@ -144,6 +144,17 @@ def _helpers(catalog: Catalog, spec: ModelSpec) -> Iterator[Problem]:
             text = no_such("helper", asked.helper, known)
             yield Problem(_origin(catalog, spec, "health", name, "helper"), text)
     yield from _ports(catalog, spec, engine)
+    yield from _ports_twice(catalog, spec, engine)
+
+
+def _ports_twice(catalog: Catalog, spec: ModelSpec, engine: CommandEngine) -> Iterator[Problem]:
+    owners = {spec.port: "the engine itself"} if spec.port else {}
+    for index, helper in enumerate(engine.helpers):
+        if helper.port in owners:
+            text = f"{helper.port} is the port of {owners[helper.port]} too"
+            yield Problem(_origin(catalog, spec, "helpers", index, "port"), text)
+        elif helper.port:
+            owners[helper.port] = f"the helper {helper.name!r}"
 
 
 def _ports(catalog: Catalog, spec: ModelSpec, engine: CommandEngine) -> Iterator[Problem]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from llm_backend.config.base import Flag, Name, Number, Seconds, Strict, Text, Whole
 
@@ -13,9 +14,18 @@ Scalar = str | Whole | Number | Flag
 
 Port = Annotated[Whole, Field(ge=0, le=65_535)]
 
+
+def _with_a_real_port(address: str) -> str:
+    """Refuse what the pattern lets pass: ports that there are not, IPv6 addresses that are none."""
+    if urlsplit(address).port == 0:
+        raise ValueError(address)
+    return address
+
+
 Address = Annotated[
     str,
-    StringConstraints(pattern=r"^https?://[^/\s@]+$"),
+    StringConstraints(pattern=r"^https?://([^/\s@:?#%\\\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$"),
+    AfterValidator(_with_a_real_port),
     Field(
         json_schema_extra={
             "patternErrorMessage": "an address such as http://host:8000, without a path"
@@ -23,6 +33,13 @@ Address = Annotated[
     ),
 ]
 """Where somebody else's server is; a key stands in a file, never in the address."""
+
+Route = Annotated[
+    str,
+    StringConstraints(pattern=r"^/[!-~]*$"),
+    Field(json_schema_extra={"patternErrorMessage": "a path such as /health"}),
+]
+"""What is asked of a server by GET."""
 
 
 class LlamaCppEngine(Strict):
@@ -66,7 +83,7 @@ class HelperProgram(Strict):
     """Program and arguments; the same blanks as those of the engine, `{port}` is its own port."""
     port: Port = 0
     """Where it listens; 0 takes a free port at each start."""
-    ready_path: Text | None = None
+    ready_path: Route | None = None
     """GET on it answers 200 when it is ready; by default a port that takes connections will do."""
     start_s: Seconds = 60
     """Longest time from its launch until it is ready; the next process starts then."""
@@ -81,7 +98,7 @@ class HealthQuestion(Strict):
 
     helper: Name | None = None
     """The helper to ask; by default the engine itself."""
-    path: Text
+    path: Route
     """GET on it answers 200 when all is well."""
     field: Name | None = None
     """A field of the JSON object that comes back, whose value is shown."""
@@ -105,7 +122,7 @@ class CommandEngine(Strict):
     revision: Text | None = None
     """The release of program or weights that the command pins; with another one, answers that
     are kept do not count, and a running engine is not taken over."""
-    ready_path: Text = "/health"
+    ready_path: Route = "/health"
     """GET on it answers 200 when the engine can serve."""
     working_directory: Text | None = None
     """Where the program starts."""
@@ -137,7 +154,7 @@ class ExternalEngine(Strict):
     """The name under which it knows the model; by default the id."""
     key_file: Text | None = None
     """A file that holds the bearer key which it wants, readable by its owner alone."""
-    ready_path: Text | None = None
+    ready_path: Route | None = None
     """GET on it answers 200 when it can serve; by default `/health`, and `/v1/models` where there
     is no such route."""
     health_interval_s: Seconds = 5

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from llm_backend.config.base import dotted
 from llm_backend.config.catalog import Catalog
 from llm_backend.config.explain import explain
 from llm_backend.config.settings import Settings
@@ -34,7 +35,7 @@ def _as_text(model: type[Catalog | Settings]) -> str:
 
 def with_tables(page: str) -> str:
     """Return the reference page with its generated tables made anew."""
-    tables = {"settings": "\n".join(_settings()), "catalog": "\n\n".join(_catalog())}
+    tables = {"settings": "\n\n".join(_settings()), "catalog": "\n\n".join(_catalog())}
     for name, table in tables.items():
         start, end = f"<!-- generated: {name} -->\n", f"<!-- end of {name} -->"
         before, _, rest = page.partition(start)
@@ -44,6 +45,15 @@ def with_tables(page: str) -> str:
 
 
 def _settings() -> Iterator[str]:
+    yield "\n".join(_every_setting())
+    for leaf in Shape.of(Settings).leaves():
+        entry = leaf.follow((0,))  # of a list
+        if entry.keys:
+            yield f"#### `{dotted(leaf.loc)}`, each"
+            yield "\n".join(_keys(entry))
+
+
+def _every_setting() -> Iterator[str]:
     yield "| Setting | Default | Unit | Variable | What it is | Allowed |"
     yield "|---|---|---|---|---|---|"
     for one in explain(Settings()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -61,16 +62,15 @@ def _upkeep(engine: ExternalEngine) -> Upkeep:
 
 def _key(model: str, path: Path) -> str:
     try:
-        mode = path.stat().st_mode & 0o777
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for its writer
+            raise _unreadable(model, path, "it is not a file")
         key = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise EngineStartFailed(
-            f"The key of {model!r} cannot be read from {path}: {error}.",
-            hint="Write the key into that file, or correct `key_file` in the catalog.",
-        ) from error
+        raise _unreadable(model, path, str(error)) from error
     if mode & _OTHERS:
         raise EngineStartFailed(
-            f"The key of {model!r} lies open: {path} has the mode {mode:04o}.",
+            f"The key of {model!r} lies open: {path} has the mode {stat.S_IMODE(mode):04o}.",
             hint=f"Let its owner alone read it: chmod 600 {path}",
         )
     if not key or not key.isprintable() or " " in key:
@@ -79,6 +79,13 @@ def _key(model: str, path: Path) -> str:
             hint="Write the key, and nothing else, into that file.",
         )
     return key
+
+
+def _unreadable(model: str, path: Path, why: str) -> EngineStartFailed:
+    return EngineStartFailed(
+        f"The key of {model!r} cannot be read from {path}: {why}.",
+        hint="Write the key into that file, or correct `key_file` in the catalog.",
+    )
 
 
 def kind(engine: ExternalEngine) -> EngineKind:

@@ -124,7 +124,7 @@ class Relay:
 
     def _ask(self, exchange: Exchange, call: Call, engine: Engine) -> Coroutine[Any, Any, Response]:
         head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
-            _head_start(call.endpoint.engine_path, engine.host, engine.port, engine.key),
+            _head_start(call.endpoint.engine_path, engine.authority, engine.key),
             len(call.raw),
             exchange.request_id.encode(),  # letters, digits, - and _
             exchange.onward,
@@ -173,9 +173,9 @@ class Relay:
 
 
 @lru_cache(maxsize=256)
-def _head_start(path: str, host: str, port: int, key: str | None) -> bytes:
+def _head_start(path: str, authority: str, key: str | None) -> bytes:
     """Return the part of a request's head that is the same for all requests to an engine."""
-    head = request_head("POST", path, f"{host}:{port}", None, key=key)
+    head = request_head("POST", path, authority, None, key=key)
     return head.removesuffix(b"\r\n") + b"content-type: application/json\r\n"
 
 

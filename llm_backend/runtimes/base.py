@@ -102,9 +102,14 @@ class Engine:
     replicas: Replicas | None = field(default=None, compare=False)
 
     @property
+    def authority(self) -> str:
+        """Host and port, as an address and the header `Host` have them."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """Base address of the engine."""
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
 class Runtime(Protocol):

@@ -35,7 +35,6 @@ def command_line(plan: LaunchPlan, record: EngineRecord, why_path: Path) -> list
             "name": helper.name,
             "argv": _filled(helper.argv, {**blanks, "{port}": str(ports[helper.name])}),
             "cwd": helper.cwd,
-            "env": dict(helper.env),
             "host": plan.host,
             "port": ports[helper.name],
             "ready_path": helper.ready_path,
@@ -43,7 +42,7 @@ def command_line(plan: LaunchPlan, record: EngineRecord, why_path: Path) -> list
         }
         for helper in plan.helpers
     ]
-    members.append({"name": None, "argv": argv, "cwd": None, "env": {}})
+    members.append({"name": None, "argv": argv, "cwd": None})
     spec: dict[str, Any] = {
         "members": members,
         "instance": record.instance,
@@ -51,6 +50,12 @@ def command_line(plan: LaunchPlan, record: EngineRecord, why_path: Path) -> list
         "stop_s": plan.stop_s,
     }
     return [sys.executable, "-I", "-S", helpers.__file__, json.dumps(spec)]
+
+
+def environment(plan: LaunchPlan) -> dict[str, str]:
+    """Return the variables of an engine; those of its helpers alone are in one of them."""
+    own = {helper.name: dict(helper.env) for helper in plan.helpers if helper.env}
+    return {**plan.env, **({helpers.ENVIRONMENTS: json.dumps(own)} if own else {})}
 
 
 def _filled(words: tuple[str, ...], blanks: Mapping[str, str]) -> list[str]:

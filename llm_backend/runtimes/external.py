@@ -33,6 +33,8 @@ MISSES: Final = 3
 """So often in a row none of the servers answers, until the engine has ended."""
 RETRY_S: Final = 0.5
 """How soon they are asked again while none of them answers."""
+_ANSWER_LIMIT: Final = 64 * 1024
+"""Bytes of an answer that are read, so that its connection can be used again; nobody needs them."""
 _LET_GO: Final = Exit(None, "was let go of")
 
 
@@ -47,6 +49,7 @@ class ExternalRuntime:
         self._logs = state_dir.resolve() / "logs"
         self._watches: dict[str, Watch] = {}
         self._http: httpx2.AsyncClient | None = None
+        self._opening = asyncio.Lock()
 
     async def start(self, plan: LaunchPlan) -> Engine:
         """Begin to watch the servers of `plan`; return at once.
@@ -132,12 +135,15 @@ class ExternalRuntime:
         return self._logs / f"{file_name(model)}.log"
 
     async def _client(self) -> httpx2.AsyncClient:
-        if self._http is None:
-            # Reads the certificates of this machine. A proxy of the environment must never see
-            # traffic to an engine.
-            trusted = await asyncio.to_thread(ssl.create_default_context)
-            self._http = httpx2.AsyncClient(verify=trusted, trust_env=False, follow_redirects=False)
-        return self._http
+        async with self._opening:
+            if self._http is None:
+                # Reads the certificates of this machine. A proxy of the environment must never see
+                # traffic to an engine.
+                trusted = await asyncio.to_thread(ssl.create_default_context)
+                self._http = httpx2.AsyncClient(
+                    verify=trusted, trust_env=False, follow_redirects=False
+                )
+            return self._http
 
 
 class Watch:
@@ -146,7 +152,7 @@ class Watch:
     Attributes:
         engine: The engine.
         replicas: Its servers.
-        asked: Set once all were asked.
+        asked: Set once all were asked, or nobody will be.
         ended: Done when the engine has ended; its result is why.
     """
 
@@ -208,6 +214,7 @@ class Watch:
 
     def _not_unnoticed(self, task: asyncio.Task[None]) -> None:
         """End the engine where a defect ended the watch: it must not seem awake for ever."""
+        self.asked.set()
         if not task.cancelled() and task.exception() is not None and self.lives:
             log.error("engine_watch_defect", model=self.engine.model, exc_info=task.exception())
             self.ended.set_result(Exit(None, "could not be watched"))
@@ -243,8 +250,15 @@ async def _status(
     """Return the HTTP status of an answer, or what came instead of one."""
     headers = {} if server.key is None else {"authorization": f"Bearer {server.key}"}
     try:
-        async with asyncio.timeout(deadline_s):
-            answer = await http.get(server.url + path, headers=headers, timeout=deadline_s)
+        async with (
+            asyncio.timeout(deadline_s),
+            http.stream("GET", server.url + path, headers=headers, timeout=deadline_s) as answer,
+        ):
+            read = 0
+            async for piece in answer.aiter_raw():
+                read += len(piece)
+                if read > _ANSWER_LIMIT:
+                    break
     except (TimeoutError, httpx2.TimeoutException):
         return f"no answer within {deadline_s:g} s"
     except httpx2.HTTPError as error:

@@ -10,10 +10,13 @@ JSON object:
 | `why_path` | a file for the reason of an end that nobody asked for |
 | `stop_s` | seconds until the launcher kills what is left of a stop |
 
-A member has `name`, `argv`, `cwd` (or null), `env` (variables to add), `host`, `port`,
-`ready_path` (or null) and `start_s`. Each one starts when the one before it is ready; when one
-ends, the others are ended in the reverse order, and this program ends with the status of the one
-that ended. It needs no care against its own violent end: the launcher ends what it leaves.
+A member has `name`, `argv`, `cwd` (or null), `host`, `port`, `ready_path` (or null) and `start_s`.
+The variables of its own are in `LLM_BACKEND_HELPERS` of the environment, as JSON by its name: they
+may be secrets, and everybody can read a command line.
+
+Each one starts when the one before it is ready; when one ends, the others are ended in the reverse
+order, and this program ends with the status of the one that ended. It needs no care against its own
+violent end: the launcher ends what it leaves.
 
 Only the standard library is imported: it runs isolated from all packages.
 """
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+ENVIRONMENTS = "LLM_BACKEND_HELPERS"
 CANNOT_RUN = 127
 LOOK_S = 0.05
 """How often a helper that is not ready yet is asked."""
@@ -43,6 +47,9 @@ ANSWER_S = 1.0
 """How long it may take to answer."""
 SHARE = 0.9
 """The part of a stop's time that is used here; in the rest, what is left is killed in order."""
+KILL_S = 2.0
+"""How long the end of a killed member is waited for; then it is left to the launcher, so that one
+whom the kernel does not let go keeps the others from nothing."""
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -65,6 +72,7 @@ class Company:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
+        self.environments = json.loads(os.environ.pop(ENVIRONMENTS, "{}"))
         self.running: list[tuple[dict[str, Any], subprocess.Popen[bytes]]] = []
         self.is_stopped = False
         self.wakes, wakeup = os.pipe()
@@ -102,11 +110,13 @@ class Company:
             process = subprocess.Popen(
                 member["argv"],
                 cwd=member["cwd"],
-                env={**os.environ, **member["env"]},
+                env={**os.environ, **self.environments.get(member["name"], {})},
                 close_fds=False,
             )
-        except OSError as error:
-            reason = f"{called(member)} cannot be run: {member['argv'][0]}: {error.strerror}"
+        except (OSError, ValueError) as error:
+            # An OSError names what is missing: the program, or the directory.
+            why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+            reason = f"{called(member)} cannot be run: {why}"
             raise Ended(CANNOT_RUN, f"ended because {reason}") from None
         self.running.append((member, process))
         if member["name"] is None:
@@ -203,7 +213,10 @@ def end_one(process: subprocess.Popen[bytes], patience_s: float) -> int:
         return process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        return process.wait()
+    try:
+        return process.wait(KILL_S)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
 
 
 def is_ready(member: dict[str, Any]) -> bool:

@@ -21,7 +21,8 @@ from llm_backend.runtimes.locks import holding_processes, is_held, read_holder
 
 INSTANCE_VARIABLE: Final = "LLM_BACKEND_ENGINE"
 STATE_VARIABLE: Final = "LLM_BACKEND_STATE"
-_OWN_PREFIX: Final = "LLM_BACKEND_"
+_OWN_PREFIX: Final = "LLM_"
+"""Of settings, which may hold passwords, and of what marks the gateway itself."""
 _LOOK_S: Final = 0.02
 
 

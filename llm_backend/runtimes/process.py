@@ -23,7 +23,7 @@ from llm_backend.engines.base import LaunchPlan, file_name
 from llm_backend.errors import EngineStartFailed
 from llm_backend.runtimes import launcher, logfile
 from llm_backend.runtimes.base import Engine, Exit
-from llm_backend.runtimes.command_line import command_line, taken
+from llm_backend.runtimes.command_line import command_line, environment, taken
 from llm_backend.runtimes.life import Life
 from llm_backend.runtimes.locks import engine_lock
 from llm_backend.runtimes.marks import Marks
@@ -238,7 +238,7 @@ class ProcessRuntime:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._marks.environment(record.instance, plan.env),
+                env=self._marks.environment(record.instance, environment(plan)),
                 pass_fds=(report_end,),
                 start_new_session=True,
                 timeout=_LAUNCH_S,

@@ -317,7 +317,7 @@ def main() -> None:
     behaviour = parse(sys.argv[1:])
     engine = FakeEngine(behaviour)
     engine.note("start", model=behaviour.served_model_name)
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET6 if ":" in behaviour.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((behaviour.host, behaviour.port))
     log(f"listening on {behaviour.host}:{listener.getsockname()[1]} once loaded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from typing import Any
@@ -132,3 +133,95 @@ async def test_a_program_that_cannot_be_run_is_named(bench: ProcessBench) -> Non
     with_cwd = Helper("here", (sys.executable, "-c", "raise SystemExit(5)"), cwd=str(ROOT))
     ended = await bench.runtime.wait(await bench.start(company(bench, with_cwd)))
     assert (ended.code, ended.reason) == (5, "ended because its helper here exited with status 5")
+
+
+async def test_a_directory_that_is_not_there_is_named(bench: ProcessBench) -> None:
+    lost = Helper("lost", (sys.executable, "-c", ""), cwd="/no/such/folder")
+    ended = await bench.runtime.wait(await bench.start(company(bench, lost)))
+    assert ended.reason == (
+        "ended because its helper lost cannot be run: /no/such/folder: No such file or directory"
+    )
+
+
+async def test_what_no_program_can_be_given_is_told(bench: ProcessBench) -> None:
+    odd = Helper("odd", (sys.executable, "-c", "pass\0"))
+    ended = await bench.runtime.wait(await bench.start(company(bench, odd)))
+    assert ended.reason == "ended because its helper odd cannot be run: embedded null byte"
+    assert bench.processes() == []
+
+
+async def test_variables_of_a_helper_are_its_own_and_in_no_command_line(
+    bench: ProcessBench,
+) -> None:
+    secret = {"TOKEN_OF_H": "hidden-from-ps"}
+    with_secret = dataclasses.replace(helper(bench, "h"), env=secret)
+    await bench.start_ready(company(bench, with_secret, helper(bench, "other")))
+    processes = bench.processes()
+    assert not [p for p in processes if "hidden-from-ps" in " ".join(p.cmdline())]
+    members = [p for p in processes if p.ppid() == program(bench).pid]
+    knowing = [p for p in members if p.environ().items() >= secret.items()]
+    assert len(members) == 3
+    assert [p.cmdline()[-1] for p in knowing] == [with_secret.argv[-1]]
+    assert not [p for p in members if helpers.ENVIRONMENTS in p.environ()]
+
+
+@pytest.mark.parametrize("how", ["stop", "helper", "engine", "both"])
+async def test_daemons_and_the_deaf_are_ended_too(bench: ProcessBench, how: str) -> None:
+    deaf = helper(bench, "h", "--grandchild", "--ignore-sigterm")
+    engine = await bench.start_ready(company(bench, deaf, flags=("--grandchild",)))
+    members = [p for p in bench.processes() if p.ppid() == program(bench).pid]
+    assert len(members) == 2
+    if how == "stop":
+        await asyncio.wait_for(bench.runtime.stop(engine, 4), 20)
+    else:
+        for process in members:
+            is_helper = "--ignore-sigterm" in process.cmdline()
+            if how == "both" or is_helper == (how == "helper"):
+                process.kill()
+        ended = await asyncio.wait_for(bench.runtime.wait(engine), 20)
+        assert "killed by SIGKILL" in ended.reason
+        assert ended.code == -signal.SIGKILL
+    assert bench.processes() == []
+    assert bench.held_locks() == []
+    assert bench.bound_ports() == []
+
+
+async def test_what_the_gateway_and_the_launcher_left_is_ended_by_the_next(
+    bench: ProcessBench,
+) -> None:
+    plan = company(bench, helper(bench, "h", "--grandchild"))
+    engine = await bench.start_ready(plan)
+    await bench.runtime.close()  # as a gateway that was killed: nobody watches any more
+    psutil.Process(int(engine.handle)).kill()
+    after = bench.new_runtime()
+    assert await after.survey([plan]) == []
+    assert bench.processes() == []
+    assert bench.held_locks() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it takes the ptrace(2) of Linux")
+def test_one_whose_end_is_not_told_does_not_hold_up_the_others() -> None:
+    # A tracer that never waits keeps the end of its tracee from the parent, as the kernel does
+    # with the end of a process that it cannot interrupt.
+    let = "import ctypes; ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)"
+    trace = "import ctypes; print(ctypes.CDLL(None).ptrace(0x4206, {}, 0, 0), flush=True)"
+    sleep = "; print(flush=True); import time; time.sleep(30)"
+    with _python(let + sleep) as member:
+        _line(member)
+        with _python(trace.format(member.pid) + sleep) as tracer:
+            try:
+                if _line(tracer) != b"0\n":
+                    pytest.skip("this machine forbids ptrace(2)")
+                assert helpers.end_one(member, 0.1) == -signal.SIGKILL
+                assert tracer.poll() is None
+            finally:
+                tracer.kill()
+
+
+def _python(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+
+def _line(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()

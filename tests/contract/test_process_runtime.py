@@ -313,14 +313,14 @@ class TestEngineProcess:
     async def test_its_environment(
         self, bench: ProcessBench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("LLM_BACKEND_CACHE__REDIS_URL", "redis://:password@host")
+        monkeypatch.setenv("LLM_CACHE__REDIS_URL", "redis://:password@host")
         monkeypatch.setenv("HF_HOME", "/weights")
         engine = await bench.start(_plan("env", env={"ANSWER": "42"}))
         await bench.runtime.wait(engine)
         names = dict(line.split("=", 1) for line in await bench.runtime.log_tail("a", 500))
         assert (names["ANSWER"], names["HF_HOME"]) == ("42", "/weights")
         assert names["LLM_BACKEND_ENGINE"] == engine.instance
-        assert "LLM_BACKEND_CACHE__REDIS_URL" not in names
+        assert "LLM_CACHE__REDIS_URL" not in names
 
     async def test_its_signals_are_as_a_shell_would_leave_them(self, bench: ProcessBench) -> None:
         engine = await bench.start(_plan("grep", "^Sig", "/proc/self/status"))

@@ -46,21 +46,23 @@ def secret(path: Path, key: str) -> str:
 
 
 @contextlib.contextmanager
-def server(argv: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+def server(
+    argv: Sequence[str], port: int, host: str = "127.0.0.1"
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server that is not ours; it is up when this returns."""
     command = [word.replace("{port}", str(port)) for word in argv]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: _answers(port))
+        eventually(lambda: _answers(f"{host}:{port}"))
         yield process
     finally:
         process.kill()
         process.wait(PATIENCE_S)
 
 
-def _answers(port: int) -> bool:
+def _answers(authority: str) -> bool:
     with contextlib.suppress(httpx2.HTTPError):
-        return httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+        return httpx2.get(f"http://{authority}/health", trust_env=False).status_code == 200
     return False
 
 
@@ -235,6 +237,16 @@ def test_requests_are_spread_and_none_is_lost_when_a_replica_dies(tmp_path: Path
             assert answer.status_code == 200, answer.text
         assert two.requests == 9
         assert home.state("far") == "awake"
+
+
+def test_a_server_at_an_ipv6_address_is_used(tmp_path: Path) -> None:
+    replica = Replica(tmp_path, "replica", "--host", "::1")
+    with server(replica.argv, replica.port, "[::1]"), gateway_home(tmp_path) as home:
+        url = f"http://[::1]:{replica.port}"
+        home.configure({"far": elsewhere(url, served_name="Org/Model")})
+        home.start()
+        answer = home.chat("far")
+        assert answer.status_code == 200, answer.text
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:

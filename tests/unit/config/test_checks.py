@@ -335,3 +335,26 @@ def test_helpers(root: Path, old: str, new: str, text: str | None) -> None:
     lines = [line for _, line in said(root, COMPANY.replace(old, new))]
 
     assert (f"config/models.yaml:{text}" in lines) if text else (lines == [])
+
+
+@pytest.mark.parametrize(
+    ("engine", "bus", "text"),
+    [
+        (0, 7, None),
+        (9, 7, None),
+        (
+            9,
+            8,
+            "10: models.npu.engine.helpers[1].port: 8 is the port of the helper 'tokenizer' too",
+        ),
+        (9, 9, "10: models.npu.engine.helpers[1].port: 9 is the port of the engine itself too"),
+    ],
+)
+def test_ports_of_one_engine_are_different(
+    root: Path, engine: int, bus: int, text: str | None
+) -> None:
+    catalog = COMPANY.replace("name: tokenizer,", "name: tokenizer, port: 8,")
+    catalog = catalog.replace("name: bus,", f"name: bus, port: {bus},") + f"    port: {engine}\n"
+    lines = [line for _, line in said(root, catalog)]
+
+    assert lines == ([f"config/models.yaml:{text}"] if text else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,23 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(EngineStartFailed, match="is not one word"):
         plan_for(spec(base_url="http://host", key_file=key), Store(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "pipe", "directory", "unreadable"])
+def test_a_key_that_cannot_be_read_is_told_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "key"
+    if kind == "pipe":
+        os.mkfifo(path, 0o600)  # reading it would wait for a writer
+    elif kind == "directory":
+        path.mkdir(0o700)
+    elif kind == "unreadable":
+        path.write_bytes(b"\xff\xfe")
+        path.chmod(0o600)
+
+    with pytest.raises(EngineStartFailed, match=f"cannot be read from {path}: ") as caught:
+        plan_for(spec(base_url="http://host", key_file=str(path)), Store(tmp_path))
+
+    assert "correct `key_file` in the catalog" in str(caught.value.hint)
 
 
 def test_only_what_changes_answers_is_in_the_fingerprint(tmp_path: Path) -> None:

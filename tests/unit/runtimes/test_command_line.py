@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from llm_backend.engines.base import Helper, LaunchPlan
-from llm_backend.runtimes.command_line import command_line, taken
+from llm_backend.runtimes.command_line import command_line, environment, taken
 from llm_backend.runtimes.ports import free_port
 from llm_backend.runtimes.records import EngineRecord
 
@@ -46,13 +46,14 @@ def test_helpers_and_engine_know_each_other_s_ports() -> None:
         "name": "tok",
         "argv": ["tok", "8"],
         "cwd": "/srv",
-        "env": {"A": "1"},
         "host": "127.0.0.1",
         "port": 8,
         "ready_path": "/ok",
         "start_s": 60,
     }
     assert (other["argv"], other["start_s"]) == (["npu", "9", "8"], 3)
+    # A command line is there for all to read: what may be a secret is not in it.
+    assert json.loads(environment(plan)["LLM_BACKEND_HELPERS"]) == {"tok": {"A": "1"}}
     assert (main["name"], main["argv"]) == (None, ["main", "7", "8", "9"])
 
 

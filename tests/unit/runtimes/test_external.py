@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -33,14 +35,17 @@ class Stranger:
         self.asked: list[str] = []
         self.keys: list[str] = []
         self.is_mute = False
+        self.is_endless = False
         self.port = 0
         self._news = asyncio.Event()
         self._conversations: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def up(self, runtime: ExternalRuntime) -> AsyncIterator[Stranger]:
+    async def up(
+        self, runtime: ExternalRuntime, host: str = "127.0.0.1", port: int = 0
+    ) -> AsyncIterator[Stranger]:
         """Answer until the end of the block, which is that of the runtime too: it asks first."""
-        server = await asyncio.start_server(self._converse, "127.0.0.1", self.port)
+        server = await asyncio.start_server(self._converse, host, port or self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -65,6 +70,8 @@ class Stranger:
             if self.is_mute:
                 await reader.read()
                 return
+            if self.is_endless:
+                await self._never_end(writer)
             status = self.statuses.get(path.strip("/").replace("/", "_"), 404)
             writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n".encode())
             await writer.drain()
@@ -74,6 +81,12 @@ class Stranger:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    async def _never_end(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65_536)
+            await writer.drain()
 
     async def questions(self, count: int) -> None:
         """Wait for so many more questions."""
@@ -153,6 +166,39 @@ async def test_a_mute_server_is_not_waited_for(runtime: ExternalRuntime) -> None
         engine = await runtime.start(stranger.plan())
         ended = await asyncio.wait_for(runtime.wait(engine), 10)
     assert "no answer within 0.5 s" in ended.reason
+
+
+async def test_an_answer_without_an_end_is_not_read_to_its_end(runtime: ExternalRuntime) -> None:
+    async with Stranger().up(runtime) as stranger:
+        stranger.is_endless = True
+        assert len(await runtime.survey([stranger.plan()])) == 1
+        assert "can serve" in (await runtime.log_tail("far", 1))[0]
+
+
+async def test_a_watch_that_fails_at_once_does_not_keep_the_gateway_waiting(
+    runtime: ExternalRuntime,
+) -> None:
+    plan = dataclasses.replace(Stranger().plan(), upkeep=Upkeep(paths=("no path",), deadline_s=1))
+    assert await asyncio.wait_for(runtime.survey([plan]), 10) == []
+
+
+async def test_models_that_start_at_once_share_one_client(
+    runtime: ExternalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = ssl.create_default_context, []
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(0) or make())
+    async with Stranger(health=200).up(runtime) as stranger:
+        plans = [dataclasses.replace(stranger.plan(), model=name) for name in ("a", "b", "c")]
+        await asyncio.gather(*map(runtime.start, plans))
+    assert len(made) == 1
+
+
+async def test_a_server_at_an_ipv6_address_is_asked(runtime: ExternalRuntime) -> None:
+    port = free_port("::1")
+    async with Stranger(health=200).up(runtime, "::1", port) as stranger:
+        plan = dataclasses.replace(stranger.plan(), host="::1")
+        (engine,) = await runtime.survey([plan])
+        assert engine.url == f"http://[::1]:{port}"
 
 
 async def test_one_of_two_that_answers_is_enough(runtime: ExternalRuntime) -> None:

@@ -23,13 +23,13 @@ def marked(marks: Marks, instance: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLM_BACKEND_KEY", "secret")
+    monkeypatch.setenv("LLM_API_KEY", "secret")
     monkeypatch.setenv("HF_HOME", "/weights")
     environment = Marks(tmp_path, tmp_path).environment("1f", {"A": "1"})
     assert environment["LLM_BACKEND_ENGINE"] == "1f"
     assert environment["LLM_BACKEND_STATE"] == str(tmp_path)
     assert (environment["HF_HOME"], environment["A"]) == ("/weights", "1")
-    assert "LLM_BACKEND_KEY" not in environment
+    assert "LLM_API_KEY" not in environment
 
 
 def test_processes_are_found_by_instance_and_state_directory(tmp_path: Path) -> None:
