@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from llm_backend.cli.terminal import Report, Terminal
+from llm_backend.cli.terminal import Report, Terminal, printable
 from llm_backend.client import ChatChunk, ChatCompletion, LLMClient
 from llm_backend.client.messages import Messages
 from llm_backend.wire import JSONObject
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(slots=True)
@@ -87,11 +84,6 @@ async def ask(
 def for_output(text: str) -> str:
     """Return what a model wrote as standard output gets it: no commands to a terminal."""
     return printable(text) if sys.stdout.isatty() else text
-
-
-def printable(text: str) -> str:
-    """Return a text without what would move the cursor or otherwise command a terminal."""
-    return _CONTROL.sub("", text)
 
 
 class Waiting:

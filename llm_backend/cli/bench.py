@@ -14,12 +14,12 @@ import typer
 from llm_backend.cli import bench_chart
 from llm_backend.cli.bench_figures import Line, Spread, verdict
 from llm_backend.cli.bench_load import IMAGE, LONG, SHORT, Effort, Load, Prompts
-from llm_backend.cli.door import door
+from llm_backend.cli.door import Door, door
 from llm_backend.cli.options import AsJson, complete_model
 from llm_backend.cli.project import open_project
 from llm_backend.cli.terminal import Report, Terminal
-from llm_backend.client import LLMClient, Model
-from llm_backend.errors import InvalidRequest, ModelNotFound
+from llm_backend.client import Model
+from llm_backend.errors import InvalidRequest, LLMBackendError, ModelNotFound, SetupError
 from llm_backend.wire import JSONObject
 
 HEADINGS = (
@@ -98,19 +98,23 @@ def bench(  # noqa: PLR0913, PLR0917  # an argument for each option
     of the cache. Ctrl-C ends it and shows what there is.
     """
     if chart is not None:
-        bench_chart.require_matplotlib()
+        bench_chart.require(chart)
     plan = Plan(model, _numbers(concurrency), tuple(prompt or ()), max_tokens)
     terminal = Terminal(as_json=as_json)
     found = Found()
     with door(terminal, open_project(), model) as way, terminal.progress(model) as report:
         try:
-            asyncio.run(_measure(way.client(), plan, Effort(requests, seconds), found, report))
+            asyncio.run(_measure(way, plan, Effort(requests, seconds), found, report))
         except KeyboardInterrupt:
             found.interrupted = True
+        except LLMBackendError as error:
+            if not found.lines:
+                raise
+            found.failure = error.message
+    if chart is not None and found.lines:
+        _draw(chart, found, max_tokens)
     missed = None if assert_ttft_ms is None else verdict(found.lines, assert_ttft_ms)
     _show(terminal, found, missed)
-    if chart is not None and found.lines:
-        bench_chart.draw(chart, f"{found.model}, answers of {max_tokens} tokens", found.lines)
     raise typer.Exit(_code(found, missed))
 
 
@@ -147,16 +151,26 @@ class Plan:
 
 @dataclass(slots=True)
 class Found:
-    """What was measured so far; whoever is interrupted keeps it."""
+    """What was measured so far; whoever is interrupted keeps it.
+
+    Attributes:
+        model: The id of the model.
+        lines: What is complete.
+        interrupted: Whether a person ended it.
+        failure: What else ended it early, or went wrong afterwards.
+    """
 
     model: str = ""
     lines: list[Line] = field(default_factory=list)
     interrupted: bool = False
+    failure: str | None = None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    numbers = sorted({int(part) for part in text.split(",") if part.strip().isdecimal()})
-    wrong = [part for part in text.split(",") if not part.strip().isdecimal()]
+    parts = [part.strip() for part in text.split(",")]
+    # Of many digits Python makes no number at all.
+    numbers = sorted({int(part) for part in parts if part.isdecimal() and len(part) < 10})
+    wrong = [part for part in parts if not part.isdecimal() or len(part) >= 10]
     if wrong or not 1 <= numbers[0] <= numbers[-1] <= MOST_AT_ONCE:
         raise typer.BadParameter(
             f"--concurrency {text!r}: numbers from 1 to {MOST_AT_ONCE}, such as 1,2,4,8."
@@ -164,16 +178,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-async def _measure(
-    client: LLMClient, plan: Plan, effort: Effort, found: Found, report: Report
-) -> None:
-    async with client:
-        model = _named(await client.models(), plan.model)
+async def _measure(way: Door, plan: Plan, effort: Effort, found: Found, report: Report) -> None:
+    async with way.client() as patient, way.client(repeats=False) as client:
+        model = _named(await patient.models(), plan.model)
         found.model = model.id
         prompts = Prompts(model.max_model_len, plan.max_tokens)
         load = Load(client, model.id, prompts, plan.max_tokens)
         for kind in plan.kinds_for(model):
-            await load.warm_up(kind, report)
+            await load.warm_up(patient, kind, report)
             for concurrency in plan.concurrencies:
                 step = _step(report, f"{kind} prompts, {concurrency} at once", effort.requests)
                 await load.measure(kind, concurrency, effort, found.lines, step)
@@ -194,6 +206,14 @@ def _step(report: Report, text: str, requests: int) -> Callable[[int], None]:
     return lambda done: report(text, done / requests)
 
 
+def _draw(path: Path, found: Found, max_tokens: int) -> None:
+    title = f"{found.model}, answers of {max_tokens} tokens"
+    try:
+        bench_chart.draw(path, title, found.lines)
+    except SetupError as error:  # no reason to withhold the figures
+        found.failure = error.message
+
+
 def _show(terminal: Terminal, found: Found, missed: str | None) -> None:
     if terminal.as_json:
         terminal.result(_as_json(found, missed))
@@ -209,6 +229,7 @@ def _as_json(found: Found, missed: str | None) -> JSONObject:
         "model": found.model,
         "interrupted": found.interrupted,
         "missed": missed,
+        "failure": found.failure,
         "lines": [line.as_json() for line in found.lines],
     }
 
@@ -241,11 +262,11 @@ def _notes(found: Found, missed: str | None) -> list[str]:
         notes.append(f"{away} requests are left out: another model had the device meanwhile.")
     if found.interrupted:
         notes.append("Interrupted: the figures are of what was complete by then.")
-    return notes if missed is None else [*notes, missed]
+    return [*notes, *(text for text in (found.failure, missed) if text is not None)]
 
 
 def _code(found: Found, missed: str | None) -> int:
     if found.interrupted:
         return INTERRUPTED
     nothing = not any(line.requests for line in found.lines)
-    return 1 if missed is not None or nothing else 0
+    return 1 if missed is not None or found.failure is not None or nothing else 0

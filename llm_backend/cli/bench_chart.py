@@ -13,12 +13,14 @@ from llm_backend.engines.installing import install_command
 from llm_backend.errors import SetupError
 
 
-def require_matplotlib() -> None:
-    """Refuse to go on without it: after minutes of measuring it would be too late to say so.
+def require(path: Path) -> None:
+    """Refuse what cannot be drawn: after minutes of measuring it would be too late to say so.
 
     Raises:
-        SetupError: it is not installed.
+        SetupError: there is no directory for the file, or matplotlib is not installed.
     """
+    if not path.parent.is_dir():
+        raise SetupError(f"The chart {path} cannot be written: there is no {path.parent}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise SetupError(
             "--chart needs matplotlib, which is not installed.",

@@ -73,7 +73,7 @@ class Load:
     """Sends requests to one model and measures them.
 
     Args:
-        client: Whom to ask.
+        client: Whom to ask; it sends nothing again, which would hide a failure in the times.
         model: Whom to measure.
         prompts: What to ask.
         max_tokens: The longest answer.
@@ -99,14 +99,19 @@ class Load:
         self._clock = clock
         self._numbers = itertools.count(time.time_ns() // 1000 % 10**9)
 
-    async def warm_up(self, kind: str, on_wait: Callable[[str], None]) -> None:
+    async def warm_up(self, client: LLMClient, kind: str, on_wait: Callable[[str], None]) -> None:
         """Ask once without measuring: the model is switched to, its engine has woken up.
+
+        Args:
+            client: Whom to ask; it may send again what failed.
+            kind: What prompt.
+            on_wait: Told what is waited for.
 
         Raises:
             LLMBackendError: what the gateway said.
         """
         message = self._prompts.message(kind, next(self._numbers))
-        stream = self._client.stream(
+        stream = client.stream(
             [message], self._model, on_wait=on_wait, extra_headers=_NO_CACHE, **self._params
         )
         async with stream as chunks:

@@ -91,16 +91,18 @@ def _save(talk: Talk, name: str) -> None:
     """FILE: write the chat to a file; as messages of the API where it ends in .json."""
     if not name:
         raise InvalidRequest("No file is named.", hint="An example: /save chat.md")
-    path = Path(name).expanduser()
     said = talk.conversation
     as_json = json.dumps({"messages": said.messages}, indent=2, ensure_ascii=False) + "\n"
     try:
+        path = Path(name).expanduser()
         with path.open("x", encoding="utf-8") as file:
             file.write(as_json if path.suffix == ".json" else said.as_markdown())
     except FileExistsError:
-        raise InvalidRequest(f"{path} is there already.", hint="Name another file.") from None
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be written: {error.strerror}.") from None
+        raise InvalidRequest(f"{name} is there already.", hint="Name another file.") from None
+    # No OSError: the home of an unknown user, a zero byte.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise InvalidRequest(f"{name!r:.200} cannot be written: {reason}.") from None
     talk.terminal.note(f"Saved to {path}.", style="dim")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 PROMPT: Final = "> "
@@ -60,16 +61,15 @@ class TypedLines:
     Enter sends; a backslash before it, and pasted text, make more lines.
 
     Args:
-        history: The file that keeps what was typed; made readable for its owner alone.
+        history: The file that keeps what was typed; made readable for its owner alone. Where it
+            cannot be written, what was typed is kept until the chat ends.
         completer: Completes commands and their arguments.
     """
 
     def __init__(self, history: Path, completer: Completer) -> None:
-        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        history.touch(mode=0o600)
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
-            history=FileHistory(history),
+            history=_history(history),
             completer=completer,
             complete_while_typing=False,
             key_bindings=_keys(),
@@ -79,7 +79,30 @@ class TypedLines:
 
     def read(self) -> str:
         """Return the next message, as the person sent it."""
-        return self._session.prompt()
+        return _as_text(self._session.prompt())
+
+
+class _KeptHistory(FileHistory):
+    """A file that holds what was typed; a full disk is no reason to end a chat."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(_as_text(string))
+
+
+def _history(path: Path) -> History:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        path.open("a+b").close()
+    except OSError:
+        return InMemoryHistory()
+    return _KeptHistory(path)
+
+
+def _as_text(typed: str) -> str:
+    """Return what was typed without the bytes that are no UTF-8, which came as surrogates."""
+    return typed.encode("utf-8", "replace").decode()
 
 
 def _keys() -> KeyBindings:

@@ -15,8 +15,8 @@ from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
-from llm_backend.cli.asking import Waiting, for_output, printable
-from llm_backend.cli.terminal import Terminal
+from llm_backend.cli.asking import Waiting, for_output
+from llm_backend.cli.terminal import Terminal, printable
 
 FRAMES_PER_S: Final = 8
 MARGIN: Final = 2

@@ -19,6 +19,7 @@ from llm_backend.client import LLMClient
 from llm_backend.config.settings import Setup
 from llm_backend.errors import AlreadyRunning
 
+RETRIES = 2
 PATIENCE_S = 10.0
 """How long requests of others may finish when a gateway of our own is ended."""
 
@@ -47,18 +48,22 @@ class Door:
         """
         return require_gateway(self.project.state_dir)
 
-    def client(self) -> LLMClient:
+    def client(self, *, repeats: bool = True) -> LLMClient:
         """Return a client of the gateway.
 
         Its key is LLM_API_KEY, else the admin key of this project.
 
+        Args:
+            repeats: Whether it sends again what could not be answered.
+
         Raises:
             ConnectionFailed: no gateway runs.
         """
+        times = RETRIES if repeats else 0
         if self.is_remote:
-            return LLMClient()
+            return LLMClient(max_retries=times)
         key = os.environ.get("LLM_API_KEY") or admin_key(self.project.state_dir)
-        return LLMClient(self.record.url, key)
+        return LLMClient(self.record.url, key, max_retries=times)
 
 
 @contextmanager
@@ -129,8 +134,12 @@ def _end(terminal: Terminal, project: Project) -> None:
 
 @contextmanager
 def signals_as_exit() -> Iterator[None]:
-    """Let SIGTERM, and the end of the terminal, leave through every `finally`."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    """Let SIGTERM, and the end of the terminal, leave through every `finally`.
+
+    What is ignored stays so: `nohup` wants a command to outlive its terminal.
+    """
+    both = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
     before = [signal.signal(number, _exit) for number in numbers]
     try:
         yield

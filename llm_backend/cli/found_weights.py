@@ -20,6 +20,7 @@ PRECISIONS: Final = {
 """How the names of GGUF files say what was done to the weights, the best of each first."""
 
 _REPO: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:/(.+\.gguf))?")
+_MAGIC: Final = b"GGUF"
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -52,35 +53,57 @@ def find_weights(source: str, precision: str | None, store: Store) -> FoundWeigh
         SetupError: there is nothing of that name, or nothing that an engine can run.
         DownloadError: the hub does not answer, or refuses.
     """
-    path = Path(source).expanduser().absolute()
-    if path.exists():
-        return _at_path(path, precision)
+    try:
+        path = Path(source).expanduser().absolute()
+        if path.exists():
+            return _at_path(path, precision)
+        is_file = _is_meant_as_file(path, source)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
+        raise SetupError(f"{source:.200} cannot be read: {_reason(error)}.") from None
     match = _REPO.fullmatch(source)
-    if match is None or source.startswith((".", "~")):
+    if match is None or is_file:
         raise SetupError(
-            f"There is nothing at {source}, and it is no repository either.",
+            f"There is nothing at {source:.200}, and it is no repository either.",
             hint="Name a GGUF file, a directory with config.json, or OWNER/NAME of the model hub.",
         )
     repo, file = match.groups()
     return _in_repository(repo, file, precision, store)
 
 
+def _is_meant_as_file(path: Path, source: str) -> bool:
+    """Return whether somebody who names what is not there cannot mean a repository."""
+    return (
+        source.startswith((".", "~"))
+        or path.is_symlink()
+        or (source.count("/") == 1 and source.endswith(".gguf") and path.parent.is_dir())
+    )
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+
+
 def _at_path(path: Path, precision: str | None) -> FoundWeights:
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise SetupError(
-                f"{path} is no GGUF file.",
-                hint="Name a GGUF file, or the directory that has config.json.",
-            )
-        return _here(path, path.stem, is_gguf=True)
+    if not path.is_dir():
+        return _gguf(path, path.stem)
     if (path / "config.json").is_file():
-        return _here(path, path.name, is_gguf=False)
+        return FoundWeights(path.name, PathWeights(source="path", path=str(path)), is_gguf=False)
     file = choose([entry.name for entry in path.iterdir()], precision, str(path))
-    return _here(path / file, path.name, is_gguf=True)
+    return _gguf(path / file, path.name)
 
 
-def _here(path: Path, name: str, *, is_gguf: bool) -> FoundWeights:
-    return FoundWeights(name, PathWeights(source="path", path=str(path)), is_gguf)
+def _gguf(path: Path, name: str) -> FoundWeights:
+    if path.suffix != ".gguf" or not path.is_file() or not _begins_as_gguf(path):
+        raise SetupError(
+            f"{path} is no GGUF file.",
+            hint="Name a GGUF file, or the directory that has config.json.",
+        )
+    return FoundWeights(name, PathWeights(source="path", path=str(path)), is_gguf=True)
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _in_repository(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from llm_backend.cli.asking import Answer, Waiting, ask, for_output
 from llm_backend.cli.door import Door, door
 from llm_backend.cli.options import AsJson, complete_model
 from llm_backend.cli.project import open_project
-from llm_backend.cli.terminal import Terminal
+from llm_backend.cli.terminal import Terminal, json_text
 from llm_backend.client import ChatCompletion, structured
 from llm_backend.client.images import image_message
 from llm_backend.client.schema import Shape, shape_of
@@ -168,7 +167,7 @@ def _show(terminal: Terminal, answer: Answer, value: Any, *, shown: bool) -> Non
     if terminal.as_json:
         terminal.result(_as_json_object(answer) | ({"value": value} if typed else {}))
     elif typed:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json_text(value))
     elif not shown:
         print(for_output(answer.text))
     for line in _notes(answer):

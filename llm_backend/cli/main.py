@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -123,7 +124,19 @@ def options(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _mend_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _mend_streams() -> None:
+    """Have all three standard streams, none of which ends a command for a letter it lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            nothing = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  # until the end
+            setattr(sys, name, nothing)
+        elif name != "stderr":  # which never fails
+            stream.reconfigure(errors="replace")
 
 
 def run(arguments: list[str]) -> int:

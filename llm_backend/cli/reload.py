@@ -69,9 +69,17 @@ def _run_until_changed(
         changed = sorted(path.name for path in {p for p, _ in seen.items() ^ now.items()})
         terminal.note(f"Changed: {', '.join(changed)}. Starting anew.")
     finally:
-        if process.poll() is None:
-            end_process(psutil.Process(process.pid), END_S)
-        process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the gateway, whatever interrupts: then at once, for nobody else knows of it."""
+    patience_s = END_S
+    while process.poll() is None:
+        try:
+            end_process(psutil.Process(process.pid), patience_s)
+        except (KeyboardInterrupt, SystemExit):
+            patience_s = 0.0
 
 
 def snapshot(root: Path) -> Snapshot:

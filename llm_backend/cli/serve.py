@@ -175,6 +175,8 @@ def _end_engine(project: Project) -> None:
     """End the engine that our gateway has left, unless another gateway has taken it over."""
     with suppress(AlreadyRunning), gateway_lock(project.lock_dir):
         sweep(project)
+        # A gateway that was killed could not take its record back.
+        (project.state_dir / "gateway.json").unlink(missing_ok=True)
 
 
 def _reload(params: Mapping[str, Any], flags: Mapping[str, Any], *, has_model: bool) -> int:

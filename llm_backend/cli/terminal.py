@@ -42,6 +42,8 @@ class Report(Protocol):
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal: nothing is folded for grep."""
 
+_LEFT_BY_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COMMAND = re.compile(r"(?<![\w./-])llm-backend (?=[a-z])")
 
 
@@ -64,16 +66,16 @@ class Terminal:
 
     def result(self, value: JSONObject) -> None:
         """Write the one JSON object of a command that was given `--json`."""
-        print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        print(json_text(value))
 
     def say(self, text: str = "", style: str = "") -> None:
         """Write a line of the result, for people."""
         if not self.as_json:
-            self.out.print(Text(typeable(text), style=style), soft_wrap=True)
+            self.out.print(Text(printable(typeable(text)), style=style), soft_wrap=True)
 
     def note(self, text: str, style: str = "") -> None:
         """Write a line about what is being done, to standard error."""
-        self.err.print(Text(typeable(text), style=style), soft_wrap=True)
+        self.err.print(Text(printable(typeable(text)), style=style), soft_wrap=True)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table of the result, for people."""
@@ -81,7 +83,7 @@ class Terminal:
         for heading in headings:
             table.add_column(heading, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         with self.out.capture() as drawn:
             self.out.print(table)
         for line in drawn.get().splitlines():
@@ -92,7 +94,7 @@ class Terminal:
         if self.as_json:
             self.result(error_json(error))
             return
-        said = Text.assemble(("Error: ", "bold red"), typeable(error.message))
+        said = Text.assemble(("Error: ", "bold red"), printable(typeable(error.message)))
         self.err.print(said, soft_wrap=True)
         if error.hint:
             self.note(error.hint)
@@ -128,6 +130,17 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+def printable(text: str) -> str:
+    """Return a text without what would move the cursor or otherwise command a terminal."""
+    return _CONTROL.sub("", text)
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON, with escapes for all that would command a terminal."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return _LEFT_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _line_reporter(terminal: Terminal, title: str) -> Report:

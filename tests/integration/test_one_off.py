@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -78,6 +79,15 @@ def awake(home: GatewayHome) -> Any:
     return None
 
 
+def listens(url: str) -> bool:
+    """Return whether somebody answers there."""
+    try:
+        httpx2.get(url, timeout=PATIENCE_S)
+    except httpx2.TransportError:
+        return False
+    return True
+
+
 @pytest.mark.engine
 @pytest.mark.feature("serve a model in no catalog")
 def test_a_gguf_file_by_environment(shell: Shell) -> None:
@@ -131,7 +141,7 @@ def test_a_directory_is_served_by_the_vllm_of_the_catalog(shell: Shell, tmp_path
 def test_beside_a_gateway_it_refuses_and_leaves_the_engine_there(
     shell: Shell, tmp_path: Path
 ) -> None:
-    (tmp_path / "small.gguf").touch()
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
     assert shell.run("start", "--yes", "--detach").code == 0
     result = shell.run("serve", "--model-path", str(tmp_path / "small.gguf"), "--port", "0")
 
@@ -165,3 +175,30 @@ def test_a_changed_configuration_starts_the_gateway_anew_and_keeps_the_engine(
     assert home.starts("first") == 1
     assert not after.is_running()
     assert "Changed: gateway.yaml. Starting anew." in said
+
+
+@pytest.mark.feature("serve --reload")
+def test_a_second_ctrl_c_leaves_neither_gateway_nor_engine(shell: Shell, tmp_path: Path) -> None:
+    weights, python = tmp_path / "weights", tmp_path / "python"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    python.write_text(PYTHON.format(python=sys.executable, seen=str(tmp_path / "seen.json")))
+    python.chmod(0o755)
+    vllm = {"engine": {"kind": "vllm", "python": str(python)}}
+    slow = ("--tokens", "2000", "--token-delay-s", "0.05")
+    python.write_text(python.read_text().replace('"--tokens", "3"', str(list(slow))[1:-1]))
+    shell.home.configure({"first": fake_model(tmp_path, "first") | vllm})
+    options = ("--model-path", str(weights), "--device", "cpu", "--port", "0")
+    with serving(shell, "--reload", *options) as process:
+        eventually(lambda: awake(shell.home))
+        body = {"model": "weights", "messages": [{"role": "user", "content": "Hi"}]}
+        url = shell.home.url + "/v1/chat/completions"
+        with httpx2.stream("POST", url, json=body | {"stream": True, "max_tokens": 2000}) as answer:
+            next(answer.iter_lines())
+            process.send_signal(signal.SIGINT)
+            eventually(lambda: not listens(url))
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 0, said
+    assert shell.is_clean()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,3 +192,35 @@ def test_no_color_is_respected(shell: Shell) -> None:
 
     assert COLOUR.search(screen.raw) is None
     assert COLOUR.search(doctor.raw) is None
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_an_empty_one(shell: Shell, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m llm_backend generate - {closed}"],
+        cwd=REPOSITORY,
+        env=shell.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert ("Standard input is empty" in done.stderr) == (closed != "2>&-")
+
+
+def test_letters_that_a_stream_lacks_end_nothing(shell: Shell) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_backend", "generate", "--json", "--image", "/\u65e5"],
+        cwd=REPOSITORY,
+        env=shell.environment | {"PYTHONIOENCODING": "ascii"},
+        input=b"soir\xe9",
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "cannot be read" in json.loads(done.stdout)["error"]["message"]

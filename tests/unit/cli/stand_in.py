@@ -73,6 +73,7 @@ class StandIn:
     Attributes:
         answers: Status and body by method and path; a body of type str is sent as it is, one of
             type bytes as a stream.
+        script: The statuses of the next answers by path; what is not 200 is an error object.
         events: What `GET /events` sends, before it stays open.
         hold: Loads, and what is `held`, wait until this is set.
         held: More paths that wait.
@@ -80,6 +81,7 @@ class StandIn:
     """
 
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
+    script: dict[str, list[int]] = field(default_factory=dict)
     events: list[tuple[str, Any]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
     held: set[str] = field(default_factory=set)
@@ -105,6 +107,13 @@ class StandIn:
         """Answer with an error object."""
         error = {"message": message, "type": "x", "param": None, "code": code}
         self.answers[method, path] = (status, {"error": error})
+
+    def answer(self, method: str, path: str) -> tuple[int, Any]:
+        """Return status and body of the next answer."""
+        if (scripted := self.script.get(path)) and (status := scripted.pop(0)) != 200:
+            error = {"message": "It was scripted.", "type": "x", "param": None, "code": "x"}
+            return status, {"error": error}
+        return self.answers.get((method, path), (404, {}))
 
 
 def streamed(*pieces: str, model: str = "tiny", reason: str = "stop", wait: str = "") -> bytes:
@@ -182,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         told.received.append(Received(self.command, self.path, key, body))
         if self.path in {"/api/v1/inference/load", *told.held}:
             told.hold.wait(30)
-        status, answer = told.answers.get((self.command, self.path), (404, {}))
+        status, answer = told.answer(self.command, self.path)
         with suppress(ConnectionError):
             if isinstance(answer, bytes):
                 self._begin(status, "text/event-stream", len(answer))

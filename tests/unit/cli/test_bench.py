@@ -90,12 +90,43 @@ def test_a_model_that_is_not_there(command: Command) -> None:
     assert "The gateway offers no model 'nobody'; it offers tiny, seeing." in result.err
 
 
-@pytest.mark.parametrize("text", ["0", "1,x", "", "1,,2", "257", "-1"])
+@pytest.mark.parametrize(
+    "text", ["0", "1,x", "", "1,,2", "257", "-1", pytest.param("9" * 5000, id="long")]
+)
 def test_what_is_no_concurrency(command: Command, text: str) -> None:
     result = command("bench", "tiny", "--concurrency", text)
 
     assert result.code == 2
     assert "such as 1,2,4,8" in result.err
+
+
+def test_a_chart_without_a_directory_measures_nothing(
+    command: Command, gateway: StandIn, root: Path
+) -> None:
+    result = command("bench", "tiny", "--chart", str(root / "absent" / "chart.png"))
+
+    assert result.code == 1
+    assert "cannot be written: there is no" in result.err
+    assert gateway.received == []
+
+
+def test_a_failure_is_counted_and_not_asked_again(command: Command, gateway: StandIn) -> None:
+    gateway.script[CHAT[1]] = [200, 503, 503]
+    result = command("bench", "tiny", "--prompt", "short", "--concurrency", "1", "--requests", "4")
+
+    assert result.code == 0
+    assert result.out.splitlines()[1].split()[:4] == ["short", "1", "2", "2"]
+    assert len([request for request in gateway.received if request.path == CHAT[1]]) == 5
+
+
+def test_what_was_measured_before_a_failure_is_shown(command: Command, gateway: StandIn) -> None:
+    gateway.script[CHAT[1]] = [200, 200, 400]
+    options = ("--concurrency", "1", "--requests", "1", "--json")
+    result = command("bench", "tiny", *options)
+
+    assert result.code == 1
+    assert [line["prompt"] for line in result.json["lines"]] == ["short"]
+    assert result.json["failure"] == "It was scripted."
 
 
 def test_a_chart_without_matplotlib_measures_nothing(

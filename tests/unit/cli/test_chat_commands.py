@@ -53,6 +53,9 @@ def test_everything_else_is_a_message(line: str) -> None:
         ("/image absent.png", "The image 'absent.png' cannot be read"),
         ("/save", "No file is named."),
         ("/save no/such/folder/chat.md", "cannot be written: No such file"),
+        ("/save ~nobody-here/chat.md", "cannot be written: Could not determine home"),
+        ("/save chat\0.md", "cannot be written: embedded null byte"),
+        ("/image ~nobody-here/cat.png", "cannot be read"),
         ("/retry", "Nothing has been asked yet."),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,35 @@ def test_the_arrow_brings_back_what_was_typed(keys: PipeInput, tmp_path: Path) -
     keys.send_text("\x1b[A\r")
 
     assert first.read() == "before"
+
+
+def test_without_a_place_for_it_what_was_typed_is_remembered_as_long_as_it_runs(
+    keys: PipeInput, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    lines = TypedLines(tmp_path / "file" / "history", COMPLETER)
+    keys.send_text("before\r")
+    assert lines.read() == "before"
+    keys.send_text("\x1b[A\r")
+
+    assert lines.read() == "before"
+
+
+def test_a_history_that_cannot_be_written_ends_no_chat(keys: PipeInput, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    lines = TypedLines(tmp_path / "state" / "history", COMPLETER)
+    shutil.rmtree(tmp_path / "state")
+    keys.send_text("one\r")
+
+    assert lines.read() == "one"
+
+
+def test_bytes_that_are_no_text_become_question_marks(keys: PipeInput, tmp_path: Path) -> None:
+    lines = TypedLines(tmp_path / "history", COMPLETER)
+    keys.send_bytes(b"soir\xe9 \xff!\r")
+
+    assert lines.read() == "soir? ?!"
+    assert "+soir? ?!" in (tmp_path / "history").read_text()
 
 
 @pytest.mark.parametrize(("key", "error"), [("\x04", EOFError), ("\x03", KeyboardInterrupt)])

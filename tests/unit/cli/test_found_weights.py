@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_file_is_for_llamacpp(tmp_path: Path, store: Store) -> None:
     path = tmp_path / "small.gguf"
-    path.touch()
+    path.write_bytes(b"GGUF")
     found = find_weights(str(path), None, store)
 
     assert (found.name, found.is_gguf) == ("small", True)
@@ -42,7 +42,7 @@ def test_a_directory_with_a_config_is_for_vllm(tmp_path: Path, store: Store) -> 
 
 def test_a_directory_with_gguf_files_gives_one_of_them(tmp_path: Path, store: Store) -> None:
     for name in MANY:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"GGUF")
     found = find_weights(str(tmp_path), "8bit", store)
 
     assert found.weights == PathWeights(source="path", path=str(tmp_path / "m-Q8_0.gguf"))
@@ -53,14 +53,37 @@ def test_a_directory_with_gguf_files_gives_one_of_them(tmp_path: Path, store: St
     [
         ("absent.gguf", "There is nothing at "),
         ("notes.txt", "is no GGUF file"),
-        (".", "has neither a config.json nor a whole GGUF file"),
+        ("text.gguf", "is no GGUF file"),
+        ("broken.gguf", "There is nothing at "),
+        ("empty", "has neither a config.json nor a whole GGUF file"),
+        ("/dev/null", "/dev/null is no GGUF file"),
+        pytest.param("a" * 5000, "cannot be read: File name too long", id="long"),
     ],
 )
 def test_anything_else_is_refused(tmp_path: Path, store: Store, name: str, message: str) -> None:
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.gguf").write_text("Hello")
+    (tmp_path / "broken.gguf").symlink_to("nowhere")
 
     with pytest.raises(SetupError, match=message):
         find_weights(str(tmp_path / name), None, store)
+
+
+@pytest.mark.parametrize("name", ["models/typo.gguf", "models/broken", "~nobody-here/x"])
+def test_a_file_that_is_not_there_is_not_asked_of_the_hub(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models" / "broken").symlink_to("nowhere")
+
+    with pytest.raises(
+        SetupError, match=r"There is nothing at|cannot be read: Could not"
+    ) as caught:
+        find_weights(name, None, store)
+    assert not isinstance(caught.value, DownloadError)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def test_pictures_go_inline_and_urls_as_they_are(
     assert dog["image_url"]["url"] == "https://example.org/dog.png"
 
 
+def test_data_commands_no_terminal_either(
+    command: Command, gateway: StandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    gateway.answers[CHAT] = (200, streamed('{"city": "\x9b31mParis"}'))
+    result = command("generate", "Where?", "--schema", str(tmp_path / "schema.json"))
+
+    assert result.code == 0, result.err
+    assert result.out == '{\n  "city": "\\u009b31mParis"\n}\n'
+
+
 def test_programs_get_one_object(command: Command) -> None:
     result = command("generate", "Hi", "--json", "--stream")
 

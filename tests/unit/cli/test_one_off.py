@@ -40,7 +40,7 @@ def big(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Weights for llama.cpp."""
-    (tmp_path / "small.gguf").touch()
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
     return tmp_path / "small.gguf"
 
 

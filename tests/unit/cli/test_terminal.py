@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_an_error_is_said_in_three_parts(root: Path, capsys: Capture) -> None:
     assert capsys.readouterr().err == (
         "Error: It broke.\nMend it.\nLast log lines:\n  line 1\n  [red]line 2\n"
     )
+
+
+def test_nothing_that_is_said_commands_a_terminal(root: Path, capsys: Capture) -> None:
+    evil = "a\x1b]0;title\x07\x9b2Jb\r\tc"
+    terminal = Terminal()
+    terminal.error(EngineStartFailed(evil, hint=evil, log_tail=[evil]))
+    terminal.say(evil)
+    terminal.table(["X"], [[evil]])
+    Terminal(as_json=True).result({"text": evil + "\ud800"})
+    out, err = capsys.readouterr()
+
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800]", out + err)
+    assert json.loads(out[out.index("{") :]) == {"text": evil + "\ud800"}
 
 
 def test_an_error_as_json_has_what_a_program_needs(root: Path, capsys: Capture) -> None:
