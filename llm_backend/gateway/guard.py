@@ -156,7 +156,7 @@ def cors_headers(origin: bytes) -> Headers:
 def preflight_headers(wanted: bytes) -> Headers:
     """Return what lets such a page send its request, with the headers that it wants to send."""
     return [
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"access-control-allow-headers", wanted),
         (b"access-control-max-age", b"600"),
     ]

@@ -139,7 +139,7 @@ def test_what_a_browser_is_told() -> None:
     told = dict(cors_headers(PAGE) + preflight_headers(b"authorization"))
     assert told[b"access-control-allow-origin"] == PAGE
     assert told[b"access-control-allow-headers"] == b"authorization"
-    assert told[b"access-control-allow-methods"] == b"GET, POST"
+    assert told[b"access-control-allow-methods"] == b"GET, POST, DELETE"
 
 
 @given(st.binary(max_size=80))
