@@ -67,7 +67,7 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "residency": _listed(RESIDENCIES),
         "route": "[inference routes](http-api.md)",
         "rung": "what the model came up from: `start`, `asleep-1`, `asleep-2`",
-        "setup": "`local`, `compose`",
+        "setup": "`local`, `compose`, `external`",
         "stage": f"of departures {_listed(PLACES)}; of switches `drain`, `stop`, `sleep_1`, "
         "`sleep_2` of the model that leaves, `memory`, `launch`, `load`, `warm_up` (all four: "
         "`start`, or `adopt` for an engine that an earlier gateway left), `wake_1`, `wake_2` of "
