@@ -96,10 +96,12 @@ class Request:
 
 
 def _text(prompt: str | None) -> str:
-    if prompt is not None and prompt != STDIN:
-        return prompt
     if prompt is None and sys.stdin.isatty():
-        raise typer.BadParameter("nothing is asked; type a text, or pipe one in.")
+        prompt = ""
+    if prompt is not None and prompt != STDIN:
+        if not prompt.strip():
+            raise typer.BadParameter("nothing is asked; type a text, or pipe one in.")
+        return prompt
     text = sys.stdin.read()
     if not text.strip():
         raise InvalidRequest(

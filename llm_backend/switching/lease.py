@@ -162,8 +162,11 @@ class Lease:
             self._on_revoke = callback
 
     async def cause(self, timeout_s: float) -> LLMBackendError | None:
-        """Wait a moment to learn why the engine broke off; None when nobody says."""
-        if self.error is None:
+        """Wait a moment to learn why the engine broke off; None when nobody says.
+
+        Of servers elsewhere nobody sees an exit, so nothing is waited for.
+        """
+        if self.error is None and self._replicas is None:
             self._answer = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._answer}, timeout=timeout_s)
         return self.error

@@ -109,11 +109,12 @@ def test_nothing_to_ask_asks_nothing(
     monkeypatch.setattr("sys.stdin", Piped(" \n"))
     empty = command("generate")
     monkeypatch.setattr("sys.stdin", Piped("", somebody=True))
-    silent = command("generate")
+    silent, blank = command("generate"), command("generate", " ")
 
-    assert (empty.code, silent.code) == (1, 2)
+    assert (empty.code, silent.code, blank.code) == (1, 2, 2)
     assert empty.err.startswith("Error: Standard input is empty: nothing is asked.\nAn example: ")
-    assert "nothing is asked; type a text, or pipe one in." in silent.err
+    for refused in (silent, blank):
+        assert "nothing is asked; type a text, or pipe one in." in refused.err
     assert not gateway.received
 
 

@@ -182,6 +182,10 @@ async def test_a_server_without_an_answer_is_exchanged_until_there_is_none(
     assert lease.engine == TWO
 
 
+async def test_of_servers_elsewhere_no_cause_is_waited_for(replicas: ReplicaSet) -> None:
+    assert await asyncio.wait_for(granted(Line(), replicas).cause(3600), 20) is None
+
+
 async def test_an_engine_that_was_taken_away_is_not_exchanged(replicas: ReplicaSet) -> None:
     lease = granted(Line(), replicas)
     lease.refuse(GONE)
