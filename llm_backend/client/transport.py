@@ -192,6 +192,8 @@ class Transport:
             response = await http.send(message, stream=True)
             if whole or not response.is_success:
                 await response.aread()
+        except httpx2.LocalProtocolError:  # its words would show a key that has a line break
+            raise InvalidRequest("A header has a character that no header can have.") from None
         except httpx2.RequestError as error:
             return unanswered(error, message, self.root)
         return response if response.is_success else answered(response)

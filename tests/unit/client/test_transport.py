@@ -121,3 +121,8 @@ def test_nothing_is_left_behind_by_a_loop_that_ends_in_the_middle(server: Server
 async def test_a_header_that_cannot_be_sent_is_refused(client: LLMClient, value: Any) -> None:
     with pytest.raises(InvalidRequest, match="extra_headers must be ASCII"):
         await client.generate("Hi", extra_headers={"x-tag": value})
+
+
+async def test_a_header_with_a_line_break_is_refused(client: LLMClient) -> None:
+    with pytest.raises(InvalidRequest, match="A header has a character"):
+        await client.generate("Hi", extra_headers={"x-tag": "a\r\nx-other: b"})
