@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ Headers = Mapping[str, str]
 """Names and values of HTTP headers."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
+
+_NOT_IN_A_HEADER: Final = re.compile(rb"[\r\n\0]")
 
 _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn hangs up, so that no request meets a closing connection."""
@@ -180,6 +183,16 @@ class Transport:
     async def _try(
         self, http: httpx2.AsyncClient, request: Request, *, whole: bool
     ) -> httpx2.Response | Failure:
+        message = self._message(http, request)
+        try:
+            response = await http.send(message, stream=True)
+            if whole or not response.is_success:
+                await response.aread()
+        except httpx2.RequestError as error:
+            return unanswered(error, message, self.root)
+        return response if response.is_success else answered(response)
+
+    def _message(self, http: httpx2.AsyncClient, request: Request) -> httpx2.Request:
         json = {"content-type": "application/json"} if request.body else {}
         headers = {**json, **request.headers}
         try:
@@ -188,15 +201,12 @@ class Transport:
             )
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequest(f"extra_headers must be ASCII strings: {error}.") from None
-        try:
-            response = await http.send(message, stream=True)
-            if whole or not response.is_success:
-                await response.aread()
-        except httpx2.LocalProtocolError:  # its words would show a key that has a line break
-            raise InvalidRequest("A header has a character that no header can have.") from None
-        except httpx2.RequestError as error:
-            return unanswered(error, message, self.root)
-        return response if response.is_success else answered(response)
+        for name, value in message.headers.raw:
+            if _NOT_IN_A_HEADER.search(value):
+                raise InvalidRequest(
+                    f"extra_headers: {name.decode()} has a line break or a zero byte."
+                )
+        return message
 
     def _wait_s(
         self, request: Request, failure: Failure, tries: int, deadline: asyncio.Timeout
