@@ -161,9 +161,11 @@ class Server:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for writer in self._handlers.values():
-            writer.close()
-        await asyncio.gather(*self._handlers)
+        # A connection that is just being taken in has no handler yet.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for writer in self._handlers.values():
+                writer.close()
+            await asyncio.wait(tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -190,9 +192,13 @@ class Server:
         if answer.status:
             writer.write(f"HTTP/1.1 {answer.status} X\r\n{head}".encode())
             writer.write(b"transfer-encoding: chunked\r\n\r\n")
-        for part in answer.parts:
-            writer.write(b"%x\r\n%b\r\n" % (len(part), part))
-            await writer.drain()
+        try:
+            for part in answer.parts:
+                writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+                await writer.drain()
+        except ConnectionError:
+            self.left.set()
+            raise
         if answer.after == "end":
             writer.write(b"0\r\n\r\n")
         if answer.after == "silence":

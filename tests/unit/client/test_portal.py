@@ -163,5 +163,8 @@ def test_a_loop_that_cannot_be_made_is_told_at_once(portal: Portal) -> None:
             portal.call(double(1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for thread in threading.enumerate():
+        if thread.name == "llm-backend-client":
+            thread.join(10)
     gc.collect()  # what asyncio leaves of the half-made loop
     assert portal.call(double(1)) == 2
