@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from llm_backend.cli.conversation import Conversation
 from llm_backend.cli.door import door
-from llm_backend.cli.options import complete_model
+from llm_backend.cli.options import AskedModel, MaxTokens, System, Temperature
 from llm_backend.cli.project import open_project
 from llm_backend.cli.terminal import Terminal
 
 
 def chat(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="Id or alias; without it, the awake model, else the default.",
-            autocompletion=complete_model,
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model is told before.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, metavar="T", help="0 is the least varied.")
-    ] = None,
+    model: AskedModel = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> None:
     """Talk with a model.
 

@@ -13,7 +13,7 @@ import typer
 
 from llm_backend.cli.asking import Answer, Waiting, ask, for_output
 from llm_backend.cli.door import Door, door
-from llm_backend.cli.options import AsJson, complete_model
+from llm_backend.cli.options import AsJson, AskedModel, MaxTokens, System, Temperature
 from llm_backend.cli.project import open_project
 from llm_backend.cli.terminal import Terminal, json_text
 from llm_backend.client import ChatCompletion, structured
@@ -30,14 +30,7 @@ def generate(  # noqa: PLR0913, PLR0917  # an argument for each option
         str | None,
         typer.Argument(metavar="TEXT", help="What to ask; - or nothing reads standard input."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="Id or alias; without it, the awake model, else the default.",
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    model: AskedModel = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answer as it is written.")
     ] = False,
@@ -49,15 +42,9 @@ def generate(  # noqa: PLR0913, PLR0917  # an argument for each option
         Path | None,
         typer.Option(metavar="FILE", help="A JSON schema; the answer is JSON that follows it."),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, metavar="T", help="0 is the least varied.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model is told before.")
-    ] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    system: System = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one question.

@@ -21,6 +21,13 @@ SetupOption = Annotated[
         "Docker, an NVIDIA GPU and docker-compose.yml are there, else local.",
     ),
 ]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")
+]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, max=2, metavar="T", help="0 is the least varied.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")]
 
 
@@ -31,6 +38,16 @@ def complete_model(beginning: str) -> Iterable[str]:
     except LLMBackendError:
         return []
     return [model for model in models if model.startswith(beginning)]
+
+
+AskedModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Id or alias; without it, the awake model, else the default.",
+        autocompletion=complete_model,
+    ),
+]
 
 
 def complete_source(beginning: str) -> Iterable[str]:
